@@ -1,0 +1,17 @@
+"""What it means: requests, phases, modes and caches, read from the tables of a Profile.
+
+Needs nothing but a profile: no model, no recording.
+"""
+
+from claude_pm.analysis.cache_effects import cache_effects
+from claude_pm.analysis.compare_modes import compare_modes
+from claude_pm.analysis.phases import phase_table, request_segments
+from claude_pm.analysis.requests import requests_table
+
+__all__ = [
+    "cache_effects",
+    "compare_modes",
+    "phase_table",
+    "request_segments",
+    "requests_table",
+]

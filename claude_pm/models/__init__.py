@@ -1,0 +1,22 @@
+"""Who generates text: the Messages API, over HTTP or to the model in this process."""
+
+from claude_pm.models.chat import ChatResult, OnText, chat
+from claude_pm.models.client import MessagesClient
+from claude_pm.models.connect import connect
+from claude_pm.models.embedded import EmbeddedModel
+from claude_pm.models.messages import ChatRequest, Completion, Model, ModelUse, TextDelta, Usage
+
+__all__ = [
+    "ChatRequest",
+    "ChatResult",
+    "Completion",
+    "EmbeddedModel",
+    "MessagesClient",
+    "Model",
+    "ModelUse",
+    "OnText",
+    "TextDelta",
+    "Usage",
+    "chat",
+    "connect",
+]

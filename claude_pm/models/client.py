@@ -1,0 +1,298 @@
+"""The Messages API over HTTP: one attempt, streamed, with usage and typed errors.
+
+The embedded model, Claude and any Messages-compatible server are this one code path with another
+``base_url``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from claude_pm.errors import (
+    ContextTooLongError,
+    ModelAuthenticationError,
+    ModelConnectionError,
+    ModelError,
+    ModelOverloadedError,
+    ModelRequestError,
+    ModelResponseError,
+    UnknownModelError,
+)
+from claude_pm.models.messages import ChatRequest, Completion, ModelUse, TextDelta, Usage
+
+if TYPE_CHECKING:
+    import httpx2
+
+API_VERSION = "2023-06-01"
+MAX_CONNECTIONS = 10
+_CONNECT_TIMEOUT_S = 10.0
+_OVERLOADED_STATUS = 529
+
+
+class MessagesClient:
+    """A server that speaks the Messages API.
+
+    Args:
+        base_url: its address, with or without a final ``/v1``.
+        model: the model to ask for; None takes the only one that the server lists.
+        api_key: sent as ``x-api-key``.
+        timeout_s: longest silence of the server, in seconds.
+        cache: mark the system blocks as worth keeping in the server's prompt cache.
+        keep_alive: reuse connections. Off for a server that drops them after a streamed answer.
+        max_connections: size of the connection pool.
+    """
+
+    use: ModelUse = "live"
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        model: str | None,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        cache: bool = True,
+        keep_alive: bool = True,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
+        self.base_url = base_url.rstrip("/").removesuffix("/v1")
+        self.model = model
+        self._api_key = api_key
+        self._timeout_s = timeout_s
+        self._cache = cache
+        self._keep_alive = keep_alive
+        self._max_connections = max_connections
+        # A connection pool belongs to the event loop it was first used in.
+        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx2.AsyncClient] = (
+            WeakKeyDictionary()
+        )
+
+    async def prepare(self) -> None:
+        """Find the model's name, if none was given.
+
+        Raises:
+            UnknownModelError: the server does not list exactly one model.
+        """
+        if self.model is None:
+            self.model = await self._only_model()
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[TextDelta | Completion, None]:
+        """Answer once; see :class:`claude_pm.models.messages.Model`."""
+        async with self._send("POST", "/v1/messages", self._body(request)) as response:
+            reading = _Reading(model=self.model or "")
+            async for event in _server_sent_events(response.aiter_lines()):
+                text = reading.take(event)
+                if text:
+                    yield TextDelta(text)
+            yield reading.completion()
+
+    async def aclose(self) -> None:
+        """Close the connections of the running loop."""
+        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        if pool is not None:
+            await pool.aclose()
+
+    def _body(self, request: ChatRequest) -> dict[str, Any]:
+        system = [{"type": "text", "text": text} for text in request.system if text]
+        if self._cache:
+            system = [{**block, "cache_control": {"type": "ephemeral"}} for block in system]
+        body: dict[str, Any] = {
+            "model": self.model,
+            "max_tokens": request.max_tokens,
+            "stream": True,
+            "messages": [{"role": "user", "content": request.user}],
+        }
+        if system:
+            body["system"] = system
+        if request.temperature is not None:
+            body["temperature"] = request.temperature
+        return body
+
+    async def _only_model(self) -> str:
+        async with self._send("GET", "/v1/models", None) as response:
+            listed = _json(await response.aread())
+        names = [str(entry.get("id")) for entry in listed.get("data", ())]
+        if len(names) != 1:
+            held = ", ".join(names[:20]) or "none"
+            raise UnknownModelError(
+                f"CLAUDE_PM_MODEL has to name the model to ask at {self.base_url}; "
+                f"it lists: {held}."
+            )
+        return names[0]
+
+    @asynccontextmanager
+    async def _send(
+        self, method: str, path: str, body: dict[str, Any] | None
+    ) -> AsyncIterator[httpx2.Response]:
+        import httpx2
+
+        try:
+            async with self._pool().stream(method, path, json=body) as response:
+                if response.status_code != httpx2.codes.OK:
+                    raise self._error_of(response, await response.aread())
+                yield response
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            raise ModelConnectionError(
+                f"No server answers at {self.base_url} ({error or type(error).__name__}). "
+                "Check that it runs, and CLAUDE_PM_BASE_URL."
+            ) from error
+        except httpx2.TimeoutException as error:
+            raise ModelConnectionError(
+                f"The server at {self.base_url} was silent for {self._timeout_s:g} s."
+            ) from error
+        except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
+            raise ModelRequestError(f"{self.base_url} is no http(s) address: {error}.") from error
+        except httpx2.HTTPError as error:
+            raise ModelConnectionError(
+                f"The connection to {self.base_url} broke: {error or type(error).__name__}."
+            ) from error
+
+    def _pool(self) -> httpx2.AsyncClient:
+        import httpx2
+
+        loop = asyncio.get_running_loop()
+        pool = self._pools.get(loop)
+        if pool is None:
+            headers = {"anthropic-version": API_VERSION}
+            if self._api_key is not None:
+                headers["x-api-key"] = self._api_key
+            if not self._keep_alive:
+                headers["connection"] = "close"
+            pool = httpx2.AsyncClient(
+                base_url=self.base_url,
+                headers=headers,
+                limits=httpx2.Limits(max_connections=self._max_connections),
+                timeout=httpx2.Timeout(self._timeout_s, connect=_CONNECT_TIMEOUT_S),
+            )
+            self._pools[loop] = pool
+        return pool
+
+    def _error_of(self, response: httpx2.Response, body: bytes) -> ModelError:
+        try:
+            error = _json(body).get("error")
+        except ModelResponseError:
+            error = None
+        kind, message = "", body[:200].decode("utf-8", "replace").strip()
+        if isinstance(error, dict):
+            kind, message = str(error.get("type", "")), str(error.get("message", ""))
+        return _error(
+            response.status_code,
+            kind,
+            message,
+            where=self.base_url,
+            model=self.model,
+            retry_after_s=_seconds(response.headers.get("retry-after")),
+        )
+
+
+class _Reading:
+    """What one streamed answer has said so far."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._usage: dict[str, Any] = {}
+        self._stop_reason: str | None = None
+        self._ended = False
+
+    def take(self, event: dict[str, Any]) -> str:
+        """Take in one event and return the text it brings, if any."""
+        kind = event.get("type")
+        if kind == "message_start":
+            message = event.get("message", {})
+            self._model = str(message.get("model") or self._model)
+            self._usage |= message.get("usage") or {}
+        elif kind == "content_block_delta":
+            delta = event.get("delta", {})
+            if delta.get("type") == "text_delta":
+                return str(delta.get("text", ""))
+        elif kind == "message_delta":
+            self._stop_reason = event.get("delta", {}).get("stop_reason")
+            # Its usage is cumulative: it replaces what message_start said, it does not add to it.
+            self._usage |= {k: v for k, v in (event.get("usage") or {}).items() if v is not None}
+        elif kind == "message_stop":
+            self._ended = True
+        elif kind == "error":
+            error = event.get("error", {})
+            raise _error(0, str(error.get("type", "")), str(error.get("message", "")))
+        return ""
+
+    def completion(self) -> Completion:
+        """Return the end of the answer.
+
+        Raises:
+            ModelConnectionError: the stream ended before the answer did.
+        """
+        if not self._ended:
+            raise ModelConnectionError("The server broke off in the middle of its answer.")
+        read = self._usage.get("cache_read_input_tokens")
+        write = self._usage.get("cache_creation_input_tokens")
+        uncached = self._usage.get("input_tokens")
+        total = None if uncached is None else uncached + (read or 0) + (write or 0)
+        usage = Usage(total, read, write, self._usage.get("output_tokens"))
+        return Completion(usage, self._model, self._stop_reason)
+
+
+async def _server_sent_events(lines: AsyncIterator[str]) -> AsyncIterator[dict[str, Any]]:
+    """Yield the JSON of each event; the Messages API puts each on one ``data:`` line."""
+    async for line in lines:
+        if line.startswith("data:"):
+            yield _json(line.removeprefix("data:").strip())
+
+
+def _json(text: str | bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ModelResponseError(
+            f"The server's answer is not one of the Messages API: {text[:80]!r}."
+        ) from error
+    if not isinstance(value, dict):
+        raise ModelResponseError(
+            f"The server's answer is not one of the Messages API: {text[:80]!r}."
+        )
+    return value
+
+
+def _error(
+    status: int,
+    kind: str,
+    message: str,
+    *,
+    where: str = "the model's server",
+    model: str | None = None,
+    retry_after_s: float | None = None,
+) -> ModelError:
+    said = f"{where} says: {message or kind or status}"
+    if status in (401, 403) or kind in ("authentication_error", "permission_error"):
+        return ModelAuthenticationError(
+            f"The key was refused ({said}). Check CLAUDE_PM_API_KEY or ANTHROPIC_API_KEY."
+        )
+    if kind == "not_found_error" and "model" in message.lower():
+        return UnknownModelError(f"There is no model {model!r} there ({said}). Check CLAUDE_PM_MODEL.")
+    if status == 404:
+        return ModelRequestError(
+            f"{where} does not serve the Messages API (404 at /v1/messages). "
+            "Check CLAUDE_PM_BASE_URL."
+        )
+    if status == 413 or kind == "exceed_context_size_error" or "prompt is too long" in message:
+        return ContextTooLongError(f"The prompt does not fit the model's context ({said}).")
+    if status == 429 or kind in ("rate_limit_error", "overloaded_error", "api_error"):
+        return ModelOverloadedError(f"The server cannot take it now ({said}).", retry_after_s=retry_after_s)
+    if status >= 500:
+        return ModelOverloadedError(
+            f"The server failed with status {status} ({said}).", retry_after_s=retry_after_s
+        )
+    return ModelRequestError(f"The server refused the request ({said}).")
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    try:
+        return None if retry_after is None else max(0.0, float(retry_after))
+    except ValueError:
+        # The other legal form is a date; our own back-off serves then.
+        return None

@@ -1,0 +1,220 @@
+"""A real small model in this process: llama.cpp's own server on a loopback port.
+
+One server for each weights file and cache setting, started once, shared by all orchestrators, and
+stopped at exit (a thread that still generates then would abort the process).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import secrets
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from claude_pm.errors import WeightsError
+from claude_pm.models.client import MessagesClient
+from claude_pm.models.messages import ChatRequest, Completion, ModelUse, TextDelta
+from claude_pm.models.weights import check_weights, default_weights_path, ensure_weights
+from claude_pm.recording import span
+
+CONTEXT_TOKENS = 4096
+"""Context of the embedded model: prompt and answer together."""
+
+_GGUF_MAGIC = b"GGUF"
+# A cancelled prefill ends at the end of its batch: 128 tokens are 0.3 s, the default is 3 s.
+_BATCH_TOKENS = 128
+# Prompts of agents that alternate are kept here; llama.cpp's own default is 8 GiB.
+_PROMPT_CACHE_MIB = 256
+_HTTP_THREADS = 8
+_MAX_THREADS = 8
+# The small model repeats itself without end otherwise.
+_REPEAT_PENALTY = 1.1
+
+
+class EmbeddedServer:
+    """A running llama.cpp server. Made by :func:`shared_server`."""
+
+    def __init__(self, weights: Path, *, cache: bool) -> None:
+        _check_gguf(weights)
+        # llama.cpp would start a debugger to print a backtrace of its own when it fails.
+        os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+        import xllamacpp
+
+        self.model = weights.stem.split(".")[0]
+        self.api_key = secrets.token_urlsafe(32)
+        parameters = xllamacpp.CommonParams()
+        parameters.model.path = str(weights)
+        parameters.model_alias = {self.model}
+        parameters.n_ctx = CONTEXT_TOKENS
+        parameters.n_parallel = 1
+        parameters.n_batch = parameters.n_ubatch = _BATCH_TOKENS
+        parameters.warmup = False
+        parameters.cache_prompt = cache
+        parameters.cache_ram_mib = _PROMPT_CACHE_MIB if cache else 0
+        parameters.cpuparams.n_threads = _threads()
+        parameters.cpuparams_batch.n_threads = _threads()
+        parameters.n_threads_http = _HTTP_THREADS
+        parameters.sampling.penalty_repeat = _REPEAT_PENALTY
+        parameters.hostnames = ["127.0.0.1"]
+        parameters.port = 0
+        # Any user of this machine can reach a loopback port: ask for a key.
+        parameters.api_keys = [self.api_key]
+        parameters.ui = False
+        parameters.verbosity = -1
+        try:
+            self._server: Any = xllamacpp.Server(parameters)
+        except RuntimeError as error:
+            raise WeightsError(
+                f"{weights} could not be loaded: llama.cpp does not take it as a model. "
+                "Fetch it again, or name another .gguf file with CLAUDE_PM_MODEL."
+            ) from error
+        self.base_url = str(self._server.listening_address)
+
+    def stop(self) -> None:
+        """Stop generating and close the port."""
+        # The destructor joins llama.cpp's threads.
+        self._server = None
+
+
+_servers: dict[tuple[Path, bool], EmbeddedServer] = {}
+_servers_lock = threading.Lock()
+_of_parent: list[EmbeddedServer] = []
+
+
+def shared_server(weights: Path, *, cache: bool) -> EmbeddedServer:
+    """Return this process's server for these weights, starting it if there is none.
+
+    Raises:
+        WeightsError: the file is not there, is no GGUF file, or cannot be loaded.
+    """
+    key = (weights.resolve(), cache)
+    with _servers_lock:
+        if key not in _servers:
+            if not _servers:
+                atexit.register(stop_servers)
+            _servers[key] = EmbeddedServer(weights, cache=cache)
+        return _servers[key]
+
+
+def stop_servers() -> None:
+    """Stop every embedded server of this process; a later request starts a new one."""
+    with _servers_lock:
+        while _servers:
+            _servers.popitem()[1].stop()
+    atexit.unregister(stop_servers)
+
+
+class EmbeddedModel:
+    """The default :class:`~claude_pm.models.messages.Model`.
+
+    Args:
+        weights: a .gguf file, or None for the default model, whose weights are fetched on first
+            use.
+        model_dir: where the default weights are kept; None is the user's cache folder.
+        cache: let the model keep prompts' prefixes, so that a known one is not prefilled again.
+        timeout_s: longest silence of the model, in seconds.
+    """
+
+    use: ModelUse = "live"
+
+    def __init__(
+        self,
+        weights: Path | None = None,
+        *,
+        model_dir: Path | None = None,
+        cache: bool = True,
+        timeout_s: float = 60.0,
+    ) -> None:
+        self._weights = weights
+        self._model_dir = model_dir
+        self._cache = cache
+        self._timeout_s = timeout_s
+        self._server: EmbeddedServer | None = None
+        self._client: MessagesClient | None = None
+
+    async def prepare(self) -> None:
+        """Start the server, or take the one that runs; fetches the weights if need be."""
+        await self._connected()
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[TextDelta | Completion, None]:
+        """Answer once; see :class:`claude_pm.models.messages.Model`."""
+        client = await self._connected()
+        async with aclosing(client.stream(request)) as events:
+            async for event in events:
+                yield event
+
+    async def aclose(self) -> None:
+        """Close the connections; the server stays for others, until the process ends."""
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def _connected(self) -> MessagesClient:
+        running = self._server is not None and self._server in _servers.values()
+        if self._client is not None and running:
+            return self._client
+        with span("start_model") as current:
+            server = await asyncio.to_thread(self._start)
+            current.set(model=server.model)
+        self._server = server
+        self._client = MessagesClient(
+            server.base_url,
+            model=server.model,
+            api_key=server.api_key,
+            timeout_s=self._timeout_s,
+            cache=self._cache,
+            # Seen: it may drop a kept connection after a streamed answer.
+            keep_alive=False,
+        )
+        return self._client
+
+    def _start(self) -> EmbeddedServer:
+        weights = self._weights
+        if weights is None:
+            weights = ensure_weights(self._model_dir)
+        try:
+            return shared_server(weights, cache=self._cache)
+        except WeightsError:
+            if weights == default_weights_path(self._model_dir):
+                # Names the difference, where it is that.
+                check_weights(weights)
+            raise
+
+
+def _check_gguf(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(_GGUF_MAGIC))
+    except OSError as error:
+        raise WeightsError(
+            f"The weights {path} cannot be read: {error.strerror or error}. "
+            "Check the path in CLAUDE_PM_MODEL."
+        ) from error
+    if magic != _GGUF_MAGIC:
+        raise WeightsError(
+            f"{path} is not a GGUF file: it does not begin with 'GGUF'. "
+            "Check the path in CLAUDE_PM_MODEL."
+        )
+
+
+def _threads() -> int:
+    # More threads than cores make decoding several times slower.
+    if hasattr(os, "sched_getaffinity"):
+        usable = len(os.sched_getaffinity(0))
+    else:
+        usable = os.cpu_count() or 1
+    return min(usable, _MAX_THREADS)
+
+
+def _forget_after_fork() -> None:
+    # A forked child has the memory but not the threads: stopping there would wait for ever.
+    _of_parent.extend(_servers.values())
+    _servers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)

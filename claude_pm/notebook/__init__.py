@@ -1,0 +1,1 @@
+"""The Jupyter face: the magics, and how they run a cell with top-level ``await``."""

@@ -1,0 +1,254 @@
+"""How a cell under our magics runs: rewritten, so that IPython itself runs it.
+
+A magic that gets a cell's text cannot run a top-level ``await`` on the kernel's own loop. So the
+text is rewritten before IPython looks at it:
+
+- ``%%claude_pm_profile ...`` is taken off the cell, which then runs like any other, inside one
+  ``with <recording>:`` block. Its output, last value, variables, errors and interrupts stay
+  IPython's own doing.
+- ``%claude_pm_profile STATEMENT`` becomes ``with <recording>: STATEMENT``.
+- ``%%orchestrate ...`` becomes ``await get_ipython().run_cell_magic("orchestrate", ...)``.
+
+Options that cannot be read leave the text as it is; the magic of that name then says what is wrong.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.error import UsageError
+from IPython.core.inputtransformer2 import (
+    EscapedCommand,
+    assemble_continued_line,
+    find_end_of_continued_line,
+)
+from IPython.display import display
+
+from claude_pm.errors import RecordingError
+from claude_pm.notebook.profile_magic import ProfileOptions, parse_options, split_statement
+from claude_pm.notebook.results import keep
+from claude_pm.recording import ProfileSession
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult, InteractiveShell
+
+_PROFILE_CELL = re.compile(r"%%claude_pm_profile(?=\s|$)(.*)")
+_ORCHESTRATE_CELL = re.compile(r"%%orchestrate(?=\s)(.*)")
+_PROFILE_LINE = re.compile(r"%claude_pm_profile\s+(.*)", re.DOTALL)
+
+
+def rewrite_cell(lines: list[str]) -> list[str]:
+    """Rewrite a cell under one of our cell magics; an ``input_transformers_cleanup`` function."""
+    if not lines:
+        return lines
+    orchestrate = _ORCHESTRATE_CELL.match(lines[0])
+    if orchestrate:
+        line, body = orchestrate[1].strip(), "".join(lines[1:])
+        return [f"await get_ipython().run_cell_magic('orchestrate', {line!r}, {body!r})\n"]
+    if _profile_options(lines[0], "".join(lines[1:])) is None:
+        return lines
+    if lines[1].startswith("%%"):
+        # Another cell magic has to be first to be one.
+        return lines[1:]
+    # A comment keeps the line numbers of tracebacks right.
+    return ["# " + lines[0], *lines[1:]]
+
+
+class ProfileLine(EscapedCommand):
+    """Rewrites ``%claude_pm_profile [options] STATEMENT``; one of IPython's token transformers."""
+
+    # Before IPython's own EscapedCommand, which has 10 and takes every line magic.
+    priority = 5
+
+    def transform(self, lines: list[str]) -> list[str]:
+        """Return the lines with this one rewritten.
+
+        Raises:
+            SyntaxError: it is not ours, or cannot be rewritten; IPython tries its next transformer.
+        """
+        end = find_end_of_continued_line(lines, self.start_line)
+        text = assemble_continued_line(lines, (self.start_line, self.start_col), end)
+        match = _PROFILE_LINE.match(text)
+        if match is None:
+            raise SyntaxError(text)
+        options, statement = split_statement(match[1])
+        if _readable_options(options) is None or not _fits_in_with(statement):
+            raise SyntaxError(text)
+        before, after = lines[: self.start_line], lines[end + 1 :]
+        indent = lines[self.start_line][: self.start_col]
+        block = f"with get_ipython().claude_pm.line({options!r}, {statement!r}):"
+        if indent or "".join(after).strip() or not _is_expression(statement):
+            return [*before, f"{indent}{block} {statement}\n", *after]
+        # The last line of a cell shows its value.
+        return [
+            *before,
+            f"{block} get_ipython().claude_pm.value = ({statement})\n",
+            "get_ipython().claude_pm.take_value()\n",
+            *after,
+        ]
+
+
+class CellProfiler:
+    """Puts recordings around cells and lines; ``get_ipython().claude_pm``.
+
+    It is one of IPython's AST transformers too (:meth:`visit`): a cell under
+    ``%%claude_pm_profile`` is put into one ``with`` block, so that recording starts with its first
+    statement and ends with its last, or with its error.
+    """
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self.value: Any = None
+        self._shell = shell
+        self._cell: Recording | None = None
+
+    def pre_run_cell(self, info: ExecutionInfo) -> None:
+        """Remember whether the cell is under ``%%claude_pm_profile``."""
+        first, _, body = info.raw_cell.lstrip().partition("\n")
+        options = _profile_options(first, body)
+        self._cell = None if options is None else self._recording(options, info.raw_cell)
+
+    def visit(self, tree: ast.Module) -> ast.Module:
+        """Put the cell's statements into ``with get_ipython().claude_pm.cell():``."""
+        if self._cell is None or self._cell.entered or not tree.body:
+            return tree
+        future = [node for node in tree.body if _is_future_import(node)]
+        body = [node for node in tree.body if not _is_future_import(node)]
+        if not body:
+            return tree
+        (block,) = ast.parse("with get_ipython().claude_pm.cell(): pass").body
+        assert isinstance(block, ast.With)  # noqa: S101 - for the type checker
+        block.body = body
+        after: list[ast.stmt] = []
+        last = body[-1]
+        if isinstance(last, ast.Expr):
+            # Its value is shown by the statement that comes after the block.
+            (store,) = ast.parse("get_ipython().claude_pm.value = None").body
+            assert isinstance(store, ast.Assign)  # noqa: S101 - for the type checker
+            store.value = last.value
+            body[-1] = store
+            after = ast.parse("get_ipython().claude_pm.take_value()").body
+        for node in (block, body[-1], *after):
+            ast.copy_location(node, last)
+        block.lineno, block.col_offset = tree.body[0].lineno, tree.body[0].col_offset
+        tree.body = [*future, block, *after]
+        return ast.fix_missing_locations(tree)
+
+    def post_run_cell(self, result: ExecutionResult | None) -> None:
+        """Show and keep the cell's profile, however the cell has ended."""
+        recording, self._cell = self._cell, None
+        if recording is None or not recording.entered:
+            return
+        self._present(recording, has_value=result is not None and result.result is not None)
+
+    def cell(self) -> Recording:
+        """Return the context manager around the statements of a ``%%claude_pm_profile`` cell."""
+        if self._cell is None:
+            raise RecordingError("No cell is being profiled.")
+        self.value = None
+        return self._cell
+
+    def line(self, options: str, statement: str) -> Recording:
+        """Return the context manager around the statement of a ``%claude_pm_profile`` line."""
+        self.value = None
+        return self._recording(
+            parse_options(options),
+            statement,
+            at_end=lambda ended: self._present(ended, has_value=self.value is not None),
+        )
+
+    def take_value(self) -> Any:
+        """Return, once, the value of the last expression recorded; IPython then shows it."""
+        value, self.value = self.value, None
+        return value
+
+    def _recording(
+        self,
+        options: ProfileOptions,
+        source: str,
+        at_end: Callable[[Recording], None] = lambda _ended: None,
+    ) -> Recording:
+        # The count is of the next cell already.
+        name = options.name or f"In[{self._shell.execution_count - 1}]"
+        session = ProfileSession(name, cpu=options.cpu, memory=options.memory, source=source)
+        return Recording(session, options, self._cell_name, at_end)
+
+    def _present(self, recording: Recording, *, has_value: bool) -> None:
+        profile, options = recording.session.profile, recording.options
+        if not options.quiet:
+            display(profile)
+        keep(self._shell, profile, options.keeping)
+        if not has_value:
+            self._shell.user_ns["_"] = profile
+
+    def _cell_name(self, file: str) -> str:
+        # The file name of a cell changes with every edit; its number is what people see.
+        named = self._shell.compile.format_code_name(file)
+        return file if named is None else named[1]
+
+
+class Recording:
+    """Records the block it is around, then calls ``at_end`` with itself."""
+
+    def __init__(
+        self,
+        session: ProfileSession,
+        options: ProfileOptions,
+        rename_file: Callable[[str], str],
+        at_end: Callable[[Recording], None],
+    ) -> None:
+        self.session = session
+        self.options = options
+        self.entered = False
+        self._rename_file = rename_file
+        self._at_end = at_end
+
+    def __enter__(self) -> None:
+        self.session.start()
+        self.entered = True
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.session.stop(rename_file=self._rename_file)
+        self._at_end(self)
+
+
+def _is_future_import(node: ast.stmt) -> bool:
+    return isinstance(node, ast.ImportFrom) and node.module == "__future__"
+
+
+def _profile_options(first_line: str, body: str) -> ProfileOptions | None:
+    """Return the options of a cell that ``%%claude_pm_profile`` can record, else None."""
+    header = _PROFILE_CELL.match(first_line)
+    return None if header is None or not body.strip() else _readable_options(header[1])
+
+
+def _readable_options(text: str) -> ProfileOptions | None:
+    try:
+        return parse_options(text)
+    except UsageError:
+        return None
+
+
+def _fits_in_with(statement: str) -> bool:
+    """Whether a statement can stand behind ``with ...:`` on one line."""
+    try:
+        ast.parse(f"with x: {statement}")
+    except SyntaxError:
+        return False
+    return bool(statement.strip())
+
+
+def _is_expression(statement: str) -> bool:
+    try:
+        ast.parse(f"({statement})", mode="eval")
+    except SyntaxError:
+        return False
+    return True

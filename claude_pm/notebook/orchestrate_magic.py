@@ -1,0 +1,136 @@
+"""``%%orchestrate``: ask an agent from a cell, and profile the answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
+from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.display import DisplayHandle
+
+from claude_pm.errors import RequestError
+from claude_pm.notebook.options import or_none, recording_options, whole_from_one
+from claude_pm.notebook.results import Keeping, keep
+from claude_pm.orchestration import OrchestrationMode, Orchestrator
+from claude_pm.orchestration.modes import parse_mode
+from claude_pm.recording import ProfileSession
+from claude_pm.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from claude_pm.profiles import Profile
+
+
+@magics_class
+class OrchestrateMagics(Magics):
+    """The orchestration magic, as IPython lists it."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        super().__init__(shell)
+        self._orchestrator: Orchestrator | None = None
+
+    @no_var_expand
+    @magic_arguments()
+    @argument("agent", help="the agent's name; `claude-pm agents list` shows them")
+    @argument("--mode", help="local, subprocess or hybrid, or several with commas between")
+    @argument("--repeat", type=whole_from_one, default=1, help="ask so many times in each mode")
+    @argument("--model", help="as CLAUDE_PM_MODEL: embedded, a model's name, or a .gguf file")
+    @argument("--max-tokens", type=whole_from_one, help="output limit (default: the agent's own)")
+    @argument("--timeout", type=float, help="limit in seconds for each request")
+    @recording_options
+    @cell_magic
+    async def orchestrate(self, line: str, cell: str) -> Profile:
+        """Ask an agent; the cell's text is the request.
+
+        ::
+
+            %%orchestrate documentation --mode local,subprocess --repeat 5
+            Explain what this project does in three sentences.
+
+        One request shows its answer as it comes. Several modes or repeats are asked in turns, so
+        that what disturbs the machine disturbs all modes alike. The value is the profile; it is
+        kept in ``claude_pm.last()`` and under ``--as`` too.
+        """
+        values = parse_argstring(OrchestrateMagics.orchestrate, line)
+        request = cell.strip()
+        if not request:
+            raise RequestError("The request is empty: write it below the %%orchestrate line.")
+        modes = _modes(values.mode)
+        orchestrator = self._orchestrator_for(values.model)
+        agent = orchestrator.registry.resolve(values.agent)
+        session = ProfileSession(
+            f"orchestrate {agent}",
+            cpu=or_none(values.cpu),
+            memory=or_none(values.memory),
+            source=f"%%orchestrate {line}\n{cell}",
+        )
+        options = {"timeout": values.timeout, "max_tokens": values.max_tokens}
+        try:
+            async with session:
+                if len(modes) * values.repeat == 1:
+                    await _ask_and_print(self.shell, orchestrator, agent, request, modes[0], options)
+                else:
+                    await _ask_in_turns(
+                        orchestrator, agent, request, modes, values.repeat, options
+                    )
+        finally:
+            keep(self.shell, session.profile, Keeping(values.save, values.as_name))
+        return session.profile
+
+    def _orchestrator_for(self, model: str | None) -> Orchestrator:
+        settings: Settings = read_settings(model=model)
+        if self._orchestrator is None or self._orchestrator.settings != settings:
+            self._orchestrator = Orchestrator(settings)
+        return self._orchestrator
+
+
+async def _ask_and_print(
+    shell: InteractiveShell,
+    orchestrator: Orchestrator,
+    agent: str,
+    request: str,
+    mode: OrchestrationMode | None,
+    options: dict[str, Any],
+) -> None:
+    # A kernel sends what is printed by itself, several pieces at a time; a terminal does not.
+    flush = not hasattr(shell, "kernel")
+
+    def show(text: str) -> None:
+        print(text, end="", flush=flush)
+
+    await orchestrator.orchestrate_agent(agent, request, mode=mode, on_text=show, **options)
+    print()
+
+
+async def _ask_in_turns(
+    orchestrator: Orchestrator,
+    agent: str,
+    request: str,
+    modes: list[OrchestrationMode | None],
+    repeat: int,
+    options: dict[str, Any],
+) -> None:
+    shown = DisplayHandle()
+    total = len(modes) * repeat
+    shown.display({"text/plain": f"0 of {total} answered"}, raw=True)
+    done = 0
+    for turn in range(repeat):
+        # Whoever goes first in one turn goes last in the next.
+        for mode in modes if turn % 2 == 0 else reversed(modes):
+            response = await orchestrator.orchestrate_agent(
+                agent, request, mode=mode, attributes={"repeat": turn}, **options
+            )
+            done += 1
+            progress = f"{done} of {total} answered; the last in {response.duration_s:.2f} s, {response.mode}"
+            shown.update({"text/plain": progress}, raw=True)
+
+
+def _modes(text: str | None) -> list[OrchestrationMode | None]:
+    if text is None:
+        return [None]
+    modes: list[OrchestrationMode | None] = [parse_mode(name) for name in text.split(",")]
+    if len(set(modes)) != len(modes):
+        raise UsageError(f"--mode {text} names a mode twice.")
+    return modes

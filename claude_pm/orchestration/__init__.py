@@ -1,0 +1,19 @@
+"""How a request is served: modes, message bus, workers and metrics."""
+
+from claude_pm.orchestration.message_bus import SimpleMessageBus
+from claude_pm.orchestration.modes import OrchestrationMode
+from claude_pm.orchestration.orchestrator import (
+    Orchestrator,
+    Response,
+    create_backwards_compatible_orchestrator,
+    orchestrate_agent,
+)
+
+__all__ = [
+    "OrchestrationMode",
+    "Orchestrator",
+    "Response",
+    "SimpleMessageBus",
+    "create_backwards_compatible_orchestrator",
+    "orchestrate_agent",
+]

@@ -1,0 +1,275 @@
+"""The orchestrator: one road from a request to an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from claude_pm.errors import ModeError, OrchestrationTimeoutError, RequestError
+from claude_pm.models import Model, OnText, Usage, connect
+from claude_pm.orchestration.local_mode import LocalMode
+from claude_pm.orchestration.message_bus import Answer, Message, SimpleMessageBus
+from claude_pm.orchestration.metrics import OrchestrationMetrics, Served
+from claude_pm.orchestration.modes import OrchestrationMode, choose_mode, configured_mode
+from claude_pm.orchestration.subprocess_mode import SubprocessMode
+from claude_pm.recording import span
+from claude_pm.recording.span import new_trace_id
+from claude_pm.services.agent_registry import AgentRegistry
+from claude_pm.services.context_manager import ContextManager
+from claude_pm.settings import Settings, read_settings
+
+logger = logging.getLogger("claude_pm.orchestration")
+
+Request = str | Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An agent's answer.
+
+    ``mode`` is the one that served it, ``duration_s`` the whole request, ``ttft_s`` the time from
+    the request to the first text (None if there was none), ``trace_id`` that of its spans.
+    """
+
+    text: str
+    agent: str
+    mode: OrchestrationMode
+    model: str
+    usage: Usage
+    stop_reason: str | None
+    duration_s: float
+    ttft_s: float | None
+    trace_id: str
+
+
+class Orchestrator:
+    """Answers requests with agents, in LOCAL, SUBPROCESS or HYBRID mode.
+
+    Args:
+        settings: None reads the environment.
+        model: who answers in LOCAL mode, in place of the one that the settings name.
+        registry: the agents; by default those that come with claude_pm.
+        context: what the agents are told of the working folder.
+
+    Raises:
+        SettingsError: the settings name no model that can be had.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        model: Model | None = None,
+        registry: AgentRegistry | None = None,
+        context: ContextManager | None = None,
+    ) -> None:
+        self.settings = settings if settings is not None else read_settings()
+        self.registry = registry if registry is not None else AgentRegistry()
+        self._own_model = model is not None
+        self._model = model if model is not None else connect(self.settings)
+        self._local = LocalMode(
+            self._model,
+            self.registry,
+            context if context is not None else ContextManager(),
+            use_cache=self.settings.cache_enabled,
+        )
+        self._subprocess = SubprocessMode(self.settings)
+        self._metrics = OrchestrationMetrics()
+        self._bus = SimpleMessageBus(self.settings.max_workers)
+        for name in self.registry.names():
+            self._bus.register_handler(name, self._answer)
+
+    @property
+    def mode(self) -> OrchestrationMode:
+        """The mode of requests that do not ask for another."""
+        return configured_mode(self.settings).mode
+
+    async def orchestrate_agent(
+        self,
+        agent: str,
+        request: Request,
+        *,
+        mode: str | OrchestrationMode | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the contract's name for the limit
+        isolated: bool | None = None,
+        max_tokens: int | None = None,
+        on_text: OnText | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> Response:
+        """Let an agent answer a request.
+
+        Args:
+            agent: the agent's name.
+            request: a text, or a mapping with a ``task`` and whatever else the agent should know.
+            mode: serve it in this mode, whatever the settings say.
+            timeout: limit in seconds for all of it; None is ``CLAUDE_PM_REQUEST_TIMEOUT``.
+            isolated: True asks for a process of its own; False forbids HYBRID to give one.
+            max_tokens: output limit; None is ``CLAUDE_PM_MAX_TOKENS``, or the agent's own.
+            on_text: called with every piece of the answer as it comes.
+            attributes: recorded with the request's span.
+
+        Raises:
+            RequestError, UnknownAgentError, ModeError: the request cannot be served as it is.
+            OrchestrationTimeoutError: it took too long, and was cancelled.
+            ModelError, WorkerError: the model, or the worker, could not answer.
+        """
+        text = _request_text(request)
+        name = self.registry.resolve(agent)
+        limit_s = self.settings.request_timeout if timeout is None else timeout
+        if not limit_s > 0:
+            raise RequestError(f"The timeout is {limit_s!r} s; it has to be more than 0.")
+        start_ns = time.perf_counter_ns()
+        served_in = mode or self.mode
+        status = "error"
+        answer: Answer | None = None
+        try:
+            with span("orchestrate", agent=name, request=text, **(attributes or {})) as root:
+                with span("choose_mode") as current:
+                    choice = choose_mode(
+                        self.settings,
+                        lambda: self.registry.get_agent(name),
+                        requested=mode,
+                        isolated=isolated,
+                    )
+                    self._check_mode(choice.mode)
+                    current.set(mode=str(choice.mode), reason=choice.reason)
+                served_in = choice.mode
+                root.set(mode=str(choice.mode))
+                message = Message(
+                    name, text, choice.mode, max_tokens or self.settings.max_tokens, on_text
+                )
+                answer = await self._within(limit_s, message)
+                chat = answer.chat
+                ttft_s = None if chat.first_text_ns is None else (chat.first_text_ns - start_ns) / 1e9
+                root.set(model=chat.model, ttft_s=ttft_s, response=chat.text)
+            status = "ok"
+        except TimeoutError:
+            status = "timeout"
+            raise
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            status = "cancelled"
+            raise
+        finally:
+            duration_s = (time.perf_counter_ns() - start_ns) / 1e9
+            self._metrics.add(_served(name, str(served_in), duration_s, status, answer))
+        logger.info("Agent %s responded in %.3fs", name, duration_s)
+        return Response(
+            text=chat.text,
+            agent=name,
+            mode=choice.mode,
+            model=chat.model,
+            usage=chat.usage,
+            stop_reason=chat.stop_reason,
+            duration_s=duration_s,
+            ttft_s=ttft_s,
+            trace_id=root.trace_id or new_trace_id(),
+        )
+
+    def get_orchestration_metrics(self) -> dict[str, Any]:
+        """Return a snapshot of what was served; see :class:`OrchestrationMetrics`."""
+        return self._metrics.snapshot()
+
+    async def aclose(self) -> None:
+        """Close the connections that this orchestrator holds in the running loop."""
+        await self._model.aclose()
+
+    async def __aenter__(self) -> Orchestrator:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.aclose()
+
+    async def _within(self, limit_s: float, message: Message) -> Answer:
+        try:
+            async with asyncio.timeout(limit_s) as limit:
+                return await self._bus.request(message)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise OrchestrationTimeoutError(
+                f"The agent {message.agent} did not answer within {limit_s:g} s in "
+                f"{message.mode.name} mode and was cancelled; CLAUDE_PM_REQUEST_TIMEOUT or "
+                "timeout= allows more."
+            ) from error
+
+    async def _answer(self, message: Message) -> Answer:
+        if message.mode is OrchestrationMode.SUBPROCESS:
+            return await self._subprocess.answer(message)
+        return await self._local.answer(message)
+
+    def _check_mode(self, mode: OrchestrationMode) -> None:
+        if mode is OrchestrationMode.SUBPROCESS and self._own_model:
+            raise ModeError(
+                "SUBPROCESS mode cannot be had with a model object: a worker process opens its own "
+                "model from the settings. Leave out model=, or use LOCAL mode."
+            )
+
+
+def create_backwards_compatible_orchestrator(**settings: Any) -> Orchestrator:
+    """Return an orchestrator set up from the environment; keywords stand in for its variables.
+
+    Not a coroutine: nothing is started before the first request.
+    """
+    return Orchestrator(read_settings(**settings))
+
+
+async def orchestrate_agent(agent: str, request: Request, **options: Any) -> Response:
+    """Let an agent answer, with one orchestrator that all calls share.
+
+    See :meth:`Orchestrator.orchestrate_agent` for the options and errors.
+    """
+    return await _shared_orchestrator().orchestrate_agent(agent, request, **options)
+
+
+_shared: Orchestrator | None = None
+
+
+def _shared_orchestrator() -> Orchestrator:
+    global _shared  # noqa: PLW0603 - the one orchestrator of the module-level function
+    settings = read_settings()
+    if _shared is None or _shared.settings != settings:
+        _shared = Orchestrator(settings)
+    return _shared
+
+
+def _request_text(request: Request) -> str:
+    """Return the request as one text; a mapping's ``task`` first, then its other entries."""
+    if isinstance(request, str):
+        text = request.strip()
+    elif isinstance(request, Mapping):
+        task = request.get("task", "")
+        others = {key: value for key, value in request.items() if key != "task"}
+        lines = [_as_text(task).strip(), *(f"{key}: {_as_text(value)}" for key, value in others.items())]
+        text = "\n".join(line for line in lines if line)
+    else:
+        raise RequestError(
+            f"A request is a text or a mapping such as {{'task': ...}}, not {type(request).__name__}."
+        )
+    if not text:
+        raise RequestError("The request is empty: say what the agent should do.")
+    return text
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _served(agent: str, mode: str, duration_s: float, status: str, answer: Answer | None) -> Served:
+    if answer is None:
+        return Served(agent, mode, duration_s, status)
+    usage = answer.chat.usage
+    return Served(
+        agent,
+        mode,
+        duration_s,
+        status,
+        agent_cache_hit=answer.agent_cache == "hit",
+        input_tokens=usage.input_tokens,
+        cache_read_tokens=usage.cache_read_tokens,
+        output_tokens=usage.output_tokens,
+    )

@@ -1,0 +1,191 @@
+"""A Profile: what one profiled cell, command or block of code recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from claude_pm.errors import ProfileError
+from claude_pm.profiles import schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+TableSource = Callable[[], "pd.DataFrame"]
+"""Makes a table's DataFrame when somebody asks for it."""
+
+SUMMARY_COLUMNS = ("phase", "n", "total_s", "median_s", "p95_s", "max_s")
+
+
+class Profile:
+    """Tables and a meta record; see ``claude_pm.profiles.schema`` for every column.
+
+    ``meta`` is a dict of JSON values: ``schema_version``, ``id``, ``name``, ``created_at``,
+    ``duration_s``, ``source``, ``python``, ``platform``, ``cpu_count``, ``packages``,
+    ``git_commit``, ``git_dirty``, ``settings`` and ``model_use`` (``live``, ``replayed`` or
+    ``not called``).
+
+    The tables are pandas DataFrames, empty with the right columns where nothing was recorded.
+    They are made when first asked for. While the code still runs there are none yet, and asking
+    raises :class:`~claude_pm.errors.ProfileError`.
+    """
+
+    def __init__(
+        self, meta: dict[str, Any], tables: Mapping[str, pd.DataFrame | TableSource] | None
+    ) -> None:
+        self.meta = meta
+        self._tables: dict[str, pd.DataFrame | TableSource] | None = (
+            None if tables is None else dict(tables)
+        )
+
+    def finish(self, meta: dict[str, Any], tables: Mapping[str, pd.DataFrame | TableSource]) -> None:
+        """Fill in what was recorded. Called once, by whoever recorded it."""
+        self.meta = meta
+        self._tables = dict(tables)
+
+    @property
+    def name(self) -> str:
+        """What the profile was called by its maker."""
+        return str(self.meta["name"])
+
+    @property
+    def id(self) -> str:
+        """Unique, sorts by time, and is the folder's name when saved."""
+        return str(self.meta["id"])
+
+    @property
+    def spans(self) -> pd.DataFrame:
+        """One row a span: named intervals with agent, mode, tokens, TTFT, cost and status."""
+        return self.table("spans")
+
+    @property
+    def functions(self) -> pd.DataFrame:
+        """One row a function, from cProfile. ``cumulative_s`` never counts awaited time."""
+        return self.table("functions")
+
+    @property
+    def callers(self) -> pd.DataFrame:
+        """One row a caller and callee, from cProfile."""
+        return self.table("callers")
+
+    @property
+    def samples(self) -> pd.DataFrame:
+        """One row a stack seen by the sampler."""
+        return self.table("samples")
+
+    @property
+    def memory(self) -> pd.DataFrame:
+        """One row a reading of a process's resident memory."""
+        return self.table("memory")
+
+    @property
+    def allocations(self) -> pd.DataFrame:
+        """One row a source line that held memory at the end."""
+        return self.table("allocations")
+
+    @property
+    def lines(self) -> pd.DataFrame:
+        """One row a source line, with its CPU and memory."""
+        return self.table("lines")
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Return a table by its name.
+
+        Raises:
+            ProfileError: there is no such table, or the code is still running.
+        """
+        if name not in schema.TABLES:
+            raise ProfileError(
+                f"A profile has no table {name!r}; it has {', '.join(schema.TABLES)}."
+            )
+        if self._tables is None:
+            raise ProfileError(
+                f"The profile {self.name!r} is still being recorded: its tables can be read "
+                "when the block has ended."
+            )
+        found = self._tables.get(name)
+        if found is None:
+            found = schema.frame(schema.TABLES[name])
+        elif callable(found):
+            found = found()
+        self._tables[name] = found
+        return found
+
+    def summary(self) -> pd.DataFrame:
+        """Return one row a phase: ``phase, n, total_s, median_s, p95_s, max_s``.
+
+        A phase is a span's name, except that a ``chat`` is told apart into ``prefill`` (request
+        to first content, the TTFT) and ``decode`` (the rest), and ``orchestrate`` into its
+        parts, its own remaining time being ``other``. Where requests overlap, totals add up to
+        more than the wall-clock time. Seconds throughout; p95 by linear interpolation.
+        """
+        import pandas as pd
+
+        phases = pd.DataFrame(_phase_seconds(self.spans), columns=["phase", "seconds"])
+        if phases.empty:
+            return pd.DataFrame(columns=list(SUMMARY_COLUMNS))
+        grouped = phases.groupby("phase")["seconds"]
+        table = grouped.agg(
+            n="count",
+            total_s="sum",
+            median_s="median",
+            p95_s=lambda seconds: seconds.quantile(0.95),
+            max_s="max",
+        )
+        return table.sort_values("total_s", ascending=False).reset_index()[list(SUMMARY_COLUMNS)]
+
+    def save(self, dir: str | Path | None = None) -> Path:
+        """Store it as ``<dir>/<id>/`` and return that folder.
+
+        ``dir`` defaults to ``CLAUDE_PM_PROFILES_DIR`` (``profiles``). It is written to a temporary
+        folder and renamed, so a failure leaves nothing half-written.
+
+        Raises:
+            ProfileStorageError: the disk refused.
+        """
+        from claude_pm.profiles.store import save
+
+        return save(self, dir)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write a report: one HTML file that opens anywhere, without a network. Return its path."""
+        from claude_pm.views.report import write_report
+
+        return write_report(self, path)
+
+    def plot(self) -> Axes:
+        """Draw the spans on a time axis, a lane an agent and process; return the Axes."""
+        from claude_pm.views.charts import plot_timeline
+
+        return plot_timeline(self)
+
+    def __repr__(self) -> str:
+        if self._tables is None:
+            return f"<Profile {self.name!r}, recording>"
+        return f"<Profile {self.name!r}, {self.meta['duration_s']:.3f} s, {self.id}>"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """Show a summary: one bundle with plain text and HTML (IPython's display protocol)."""
+        del include, exclude
+        if self._tables is None:
+            return {"text/plain": repr(self)}
+        from claude_pm.views.summary import summary_html, summary_text
+
+        return {"text/plain": summary_text(self), "text/html": summary_html(self)}
+
+
+def _phase_seconds(spans: pd.DataFrame) -> list[tuple[str, float]]:
+    import pandas as pd
+
+    seconds: list[tuple[str, float]] = []
+    columns = ("name", "duration_s", "self_s", "ttft_s")
+    for name, duration, own, ttft in zip(*(spans[column] for column in columns), strict=True):
+        if name == "orchestrate":
+            seconds.append(("other", float(own)))
+        elif name == "chat" and not pd.isna(ttft):
+            seconds += [("prefill", float(ttft)), ("decode", float(duration) - float(ttft))]
+        else:
+            seconds.append((str(name), float(duration)))
+    return seconds

@@ -1,0 +1,185 @@
+"""cProfile over a block of code, read out as rows of the ``functions`` and ``callers`` tables.
+
+What cProfile cannot see is not in the tables: time spent awaiting is not counted in
+``cumulative_s``, and every resumption of a coroutine counts as a call.
+"""
+
+from __future__ import annotations
+
+import cProfile
+import os
+import sys
+import sysconfig
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+from claude_pm.errors import RecordingError
+
+_BUILTIN_FILE = "~"
+# Frames of the notebook's own machinery share the kernel's thread and loop with the user's code.
+_MACHINERY = (
+    "IPython", "ipykernel", "tornado", "traitlets", "zmq", "jupyter_client", "comm",
+    "claude_pm.recording", "claude_pm.notebook",
+)  # fmt: skip
+
+_Label = tuple[str, str, int]
+RenameFile = Callable[[str], str]
+"""Gives a source file the name that a person knows it by, such as a notebook cell's number."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    calls: int = 0
+    primitive_calls: int = 0
+    total_s: float = 0.0
+    cumulative_s: float = 0.0
+
+    def add(self, other: _Tally, sign: int = 1) -> None:
+        self.calls += sign * other.calls
+        self.primitive_calls += sign * other.primitive_calls
+        self.total_s += sign * other.total_s
+        self.cumulative_s += sign * other.cumulative_s
+
+
+@dataclass(slots=True)
+class _Entry:
+    own: _Tally = field(default_factory=_Tally)
+    callers: dict[_Label, _Tally] = field(default_factory=lambda: defaultdict(_Tally))
+
+
+class CpuProfiler:
+    """cProfile, started and stopped once; the current thread only before Python 3.12."""
+
+    def __init__(self) -> None:
+        self._profile = cProfile.Profile()
+        self._enabled = False
+
+    def start(self) -> None:
+        """Begin to count calls.
+
+        Raises:
+            RecordingError: another profiler is active, here or in the user's own code.
+        """
+        active = sys.getprofile()
+        if active is not None:
+            raise RecordingError(_already_active(type(active).__name__))
+        try:
+            self._profile.enable()
+        except ValueError as error:
+            raise RecordingError(_already_active("cProfile or another tool")) from error
+        self._enabled = True
+
+    def stop(self) -> None:
+        """Stop counting; safe to call twice."""
+        if self._enabled:
+            self._profile.disable()
+            self._enabled = False
+
+    def rows(self, rename_file: RenameFile) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return the rows of ``functions`` and of ``callers``, notebook machinery left out."""
+        entries = _visible(_entries(self._profile))
+        pid = os.getpid()
+        functions, callers = [], []
+        for (function, file, line), entry in entries.items():
+            shown = rename_file(file)
+            functions.append(
+                {
+                    "function": function,
+                    "file": shown,
+                    "line": line,
+                    "calls": entry.own.calls,
+                    "primitive_calls": entry.own.primitive_calls,
+                    "total_s": entry.own.total_s,
+                    "cumulative_s": entry.own.cumulative_s,
+                    "pid": pid,
+                }
+            )
+            for (caller, caller_file, caller_line), tally in entry.callers.items():
+                callers.append(
+                    {
+                        "caller_function": caller,
+                        "caller_file": rename_file(caller_file),
+                        "caller_line": caller_line,
+                        "callee_function": function,
+                        "callee_file": shown,
+                        "callee_line": line,
+                        "calls": tally.calls,
+                        "total_s": tally.total_s,
+                        "cumulative_s": tally.cumulative_s,
+                        "pid": pid,
+                    }
+                )
+        functions.sort(key=lambda row: row["total_s"], reverse=True)
+        return functions, callers
+
+
+def _already_active(what: str) -> str:
+    return (
+        f"Another profiler is already active in this process ({what}), and Python allows one: "
+        "stop it first, or record without CPU times (cpu=None, or --cpu none)."
+    )
+
+
+def _entries(profile: cProfile.Profile) -> dict[_Label, _Entry]:
+    """Read the raw statistics; code objects of one label (lambdas of a line) are added up."""
+    entries: dict[_Label, _Entry] = defaultdict(_Entry)
+    for raw in profile.getstats():
+        label = _label(raw.code)
+        entries[label].own.add(_tally(raw))
+        for call in raw.calls or ():
+            entries[_label(call.code)].callers[label].add(_tally(call))
+    return dict(entries)
+
+
+def _tally(raw: Any) -> _Tally:
+    return _Tally(
+        raw.callcount, raw.callcount - raw.reccallcount, raw.inlinetime, raw.totaltime
+    )
+
+
+def _label(code: CodeType | str) -> _Label:
+    if isinstance(code, str):
+        return code.strip("<>"), _BUILTIN_FILE, 0
+    return code.co_qualname, code.co_filename, code.co_firstlineno
+
+
+def _visible(entries: dict[_Label, _Entry]) -> dict[_Label, _Entry]:
+    """Leave out the notebook's machinery, and what only it called in the standard library."""
+    folders = _machinery_folders()
+    library = (str(Path(sysconfig.get_path("stdlib"))),)
+    hidden = {label for label in entries if label[1].startswith(folders)}
+    grew = bool(hidden)
+    while grew:
+        grew = False
+        for label, entry in entries.items():
+            is_library = label[1] == _BUILTIN_FILE or label[1].startswith(library)
+            if label in hidden or not is_library:
+                continue
+            callers = set(entry.callers) - {label}
+            if callers and callers <= hidden:
+                hidden.add(label)
+                grew = True
+    visible = {}
+    for label, entry in entries.items():
+        if label in hidden:
+            continue
+        for caller in hidden & set(entry.callers):
+            tally = entry.callers.pop(caller)
+            if label[1] == _BUILTIN_FILE or label[1].startswith(library):
+                entry.own.add(tally, sign=-1)
+        visible[label] = entry
+    return visible
+
+
+def _machinery_folders() -> tuple[str, ...]:
+    folders = []
+    for name in _MACHINERY:
+        module = sys.modules.get(name)
+        file = getattr(module, "__file__", None)
+        if file is not None:
+            folders.append(str(Path(file).parent) + os.sep)
+    return tuple(folders)

@@ -1,0 +1,266 @@
+"""Recording one profile: spans, CPU and memory around a block of code."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import re
+import secrets
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from claude_pm.errors import RecordingError
+from claude_pm.profiles import schema
+from claude_pm.profiles.profile import Profile, TableSource
+from claude_pm.recording.recorder import Recorder
+from claude_pm.recording.span import activate, current_recorder, current_span, deactivate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from claude_pm.recording.cpu import CpuProfiler, RenameFile
+    from claude_pm.recording.memory import RssSampler
+
+CpuRecording = Literal["cprofile"]
+MemoryRecording = Literal["rss"]
+CPU_RECORDINGS: tuple[str, ...] = get_args(CpuRecording)
+MEMORY_RECORDINGS: tuple[str, ...] = get_args(MemoryRecording)
+
+_PACKAGES = (
+    "claude-pm", "xllamacpp", "httpx2", "pandas", "numpy", "pyarrow", "matplotlib", "ipython",
+    "ipykernel",
+)  # fmt: skip
+_GIT_TIMEOUT_S = 2.0
+
+
+def profile(
+    name: str = "profile",
+    *,
+    cpu: CpuRecording | None = "cprofile",
+    memory: MemoryRecording | None = "rss",
+) -> ProfileSession:
+    """Record a block of code: ``with claude_pm.profile("name") as profile:`` (or ``async with``).
+
+    Args:
+        name: what to call it; becomes part of its id.
+        cpu: ``"cprofile"`` counts function calls (and slows Python code down meanwhile); None
+            does not.
+        memory: ``"rss"`` reads the process's resident memory every 20 ms; None does not.
+
+    The tables of the :class:`~claude_pm.profiles.profile.Profile` can be read when the block has
+    ended, however it ended.
+
+    Raises:
+        RecordingError: on entry, when another profiler is active and ``cpu`` is not None, or on an
+            option that does not exist.
+    """
+    return ProfileSession(name, cpu=cpu, memory=memory)
+
+
+class ProfileSession:
+    """Starts and stops the recording of one profile; a context manager, sync and async."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        cpu: str | None = "cprofile",
+        memory: str | None = "rss",
+        source: str | None = None,
+        role: Literal["kernel", "worker"] = "kernel",
+        traceparent: str | None = None,
+    ) -> None:
+        _check_option("cpu", cpu, CPU_RECORDINGS)
+        _check_option("memory", memory, MEMORY_RECORDINGS)
+        self.recorder: Recorder | None = None
+        self.profile = Profile({"name": name}, None)
+        self._source = source
+        self._role = role
+        self._cpu_option = cpu
+        self._memory_option = memory
+        self._traceparent = traceparent
+        self._cpu: CpuProfiler | None = None
+        self._memory: RssSampler | None = None
+        self._outer: Recorder | None = None
+        self._before: Any = None
+        self._created_at = datetime.now(UTC)
+
+    def start(self) -> Profile:
+        """Begin to record; the tables of the returned profile are there after :meth:`stop`."""
+        self._created_at = datetime.now(UTC)
+        if self._memory_option is not None:
+            from claude_pm.recording.memory import RssSampler
+
+            self._memory = RssSampler()
+        if self._cpu_option is not None:
+            from claude_pm.recording.cpu import CpuProfiler
+
+            self._cpu = CpuProfiler()
+        self._outer = current_recorder()
+        outer_span = current_span()
+        self.recorder = Recorder(
+            cpu=self._cpu_option,
+            memory=self._memory_option,
+            traceparent=self._traceparent or (outer_span.traceparent if outer_span else None),
+        )
+        self._before = activate(self.recorder)
+        try:
+            if self._memory is not None:
+                self._memory.start()
+            if self._cpu is not None:
+                self._cpu.start()
+        except BaseException:
+            self._stop_recording(self.recorder)
+            raise
+        return self.profile
+
+    def stop(self, *, source: str | None = None, rename_file: RenameFile = str) -> Profile:
+        """End the recording and fill the profile; safe to call twice.
+
+        Args:
+            source: the text of the recorded cell or command, if it was not given before.
+            rename_file: names files for people, as ``In[3]`` for a notebook's cell.
+        """
+        recorder = self.recorder
+        if recorder is None or recorder.finished:
+            return self.profile
+        self._stop_recording(recorder)
+        rows = self._rows(rename_file)
+        if self._outer is not None and not self._outer.finished:
+            self._outer.merge(recorder.dump(rows))
+        for name, more in recorder.worker_tables.items():
+            rows.setdefault(name, []).extend(more)
+        tables: dict[str, pd.DataFrame | TableSource] = {"spans": recorder.spans_frame}
+        for name, found in rows.items():
+            tables[name] = functools.partial(_frame, name, found, recorder.origin_ns)
+        self.profile.finish(self._meta(recorder, source or self._source), tables)
+        return self.profile
+
+    def dump(self) -> dict[str, Any]:
+        """Stop, and return all that was recorded as JSON values, for another process's recorder."""
+        if self.recorder is None:
+            raise RecordingError("Nothing was recorded: the session was never started.")
+        self._stop_recording(self.recorder)
+        return self.recorder.dump(self._rows(str))
+
+    def __enter__(self) -> Profile:
+        return self.start()
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Profile:
+        return self.start()
+
+    async def __aexit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _stop_recording(self, recorder: Recorder) -> None:
+        # cProfile first: an enabled one that stays behind breaks every later one.
+        if self._cpu is not None:
+            self._cpu.stop()
+        recorder.finish()
+        deactivate(recorder, self._before)
+        if self._memory is not None:
+            self._memory.stop()
+
+    def _rows(self, rename_file: RenameFile) -> dict[str, list[Mapping[str, Any]]]:
+        rows: dict[str, list[Mapping[str, Any]]] = {}
+        if self._cpu is not None:
+            functions, callers = self._cpu.rows(rename_file)
+            rows |= {"functions": list(functions), "callers": list(callers)}
+        if self._memory is not None:
+            rows["memory"] = list(self._memory.rows(self._role))
+        return rows
+
+    def _meta(self, recorder: Recorder, source: str | None) -> dict[str, Any]:
+        from claude_pm.settings import read_settings
+
+        end_ns = recorder.end_ns if recorder.end_ns is not None else recorder.origin_ns
+        commit, dirty = _git_state()
+        return {
+            "schema_version": schema.SCHEMA_VERSION,
+            "id": _profile_id(self._created_at, self.profile.name),
+            "name": self.profile.name,
+            "created_at": self._created_at.isoformat(),
+            "duration_s": (end_ns - recorder.origin_ns) / 1e9,
+            "source": source,
+            "cpu": self._cpu_option,
+            "memory": self._memory_option,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cpu_count": os.cpu_count(),
+            "packages": _package_versions(),
+            "git_commit": commit,
+            "git_dirty": dirty,
+            "settings": read_settings().public(),
+            "model_use": recorder.model_use,
+            "pid": os.getpid(),
+        }
+
+
+def _check_option(name: str, value: str | None, allowed: tuple[str, ...]) -> None:
+    if value is not None and value not in allowed:
+        raise RecordingError(
+            f"{name}={value!r} is not something that can be recorded; it may be "
+            f"{', '.join(map(repr, allowed))} or None."
+        )
+
+
+def _frame(name: str, rows: list[Mapping[str, Any]], origin_ns: int) -> pd.DataFrame:
+    table = schema.TABLES[name]
+    if name == "memory":
+        timed = [{**row, "t_s": (row["t_ns"] - origin_ns) / 1e9} for row in rows]
+        rows = sorted(timed, key=lambda row: row["t_s"])
+    return schema.frame_from_rows(table, rows)
+
+
+def _profile_id(created_at: datetime, name: str) -> str:
+    """Return an id that sorts by time, reads as a name, and is unique: ``20260131T090000123-...``."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].rstrip("-") or "profile"
+    time_part = created_at.strftime("%Y%m%dT%H%M%S") + f"{created_at.microsecond // 1000:03d}"
+    return f"{time_part}-{slug}-{secrets.token_hex(2)}"
+
+
+def _package_versions() -> dict[str, str]:
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _git_state() -> tuple[str | None, bool | None]:
+    """Return the commit of the working folder and whether tracked files differ from it."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return None, None
+    changes = _git("status", "--porcelain", "--untracked-files=no")
+    return commit, None if changes is None else bool(changes)
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, timeout=_GIT_TIMEOUT_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,275 @@
+"""Spans: named intervals that know their parent, across tasks, threads and processes.
+
+``claude_pm.span("name")`` costs next to nothing where no profile is being recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+
+if TYPE_CHECKING:
+    from claude_pm.recording.recorder import Recorder
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+# Ids need no secrecy; a generator of our own leaves the user's seeds alone.
+_random = random.Random()  # noqa: S311
+
+_position: ContextVar[tuple[Recorder, Span | None] | None] = ContextVar(
+    "claude_pm_position", default=None
+)
+
+
+def new_trace_id() -> str:
+    """Return 32 hex digits, not all zero, as W3C trace context asks."""
+    return f"{_random.getrandbits(128) or 1:032x}"
+
+
+def new_span_id() -> str:
+    """Return 16 hex digits, not all zero, as W3C trace context asks."""
+    return f"{_random.getrandbits(64) or 1:016x}"
+
+
+class Span:
+    """One interval. Used as a context manager; made by :func:`span`.
+
+    Attributes that are columns of the ``spans`` table are set by :meth:`set`; everything else
+    given there goes into the ``attributes`` column.
+    """
+
+    COLUMNS = (
+        "agent", "mode", "model", "status", "error", "input_tokens", "cache_read_tokens",
+        "cache_write_tokens", "output_tokens", "ttft_s", "cost_usd", "cache",
+    )  # fmt: skip
+    __slots__ = (
+        *COLUMNS, "_recorder", "_token", "attributes", "end_ns", "name", "parent_id", "span_id",
+        "start_ns", "task", "thread", "trace_id",
+    )  # fmt: skip
+
+    agent: str | None
+    mode: str | None
+    model: str | None
+    status: str | None
+    error: str | None
+    input_tokens: int | None
+    cache_read_tokens: int | None
+    cache_write_tokens: int | None
+    output_tokens: int | None
+    ttft_s: float | None
+    cost_usd: float | None
+    cache: str | None
+
+    def __init__(self, recorder: Recorder | None, name: str, parent: Span | None) -> None:
+        self._recorder = recorder
+        self._token: Token[Any] | None = None
+        self.name = name
+        self.attributes: dict[str, Any] = {}
+        self.thread: str | None = None
+        self.task: str | None = None
+        self.start_ns = 0
+        self.end_ns = 0
+        self.span_id = ""
+        self.parent_id: str | None = None
+        self.trace_id: str | None = None
+        if recorder is not None:
+            self.span_id = new_span_id()
+            self.parent_id, self.trace_id = (
+                (parent.span_id, parent.trace_id) if parent is not None else recorder.remote_parent
+            )
+            if self.trace_id is None:
+                self.trace_id = new_trace_id()
+        for column in Span.COLUMNS:
+            setattr(self, column, None)
+        if parent is not None:
+            # Agent, mode and model of a request hold for everything done for it.
+            self.agent, self.mode = parent.agent, parent.mode
+
+    @property
+    def recording(self) -> bool:
+        """Whether a profile will show this span."""
+        return self._recorder is not None
+
+    @property
+    def traceparent(self) -> str | None:
+        """The W3C ``traceparent`` that makes another process's spans children of this one."""
+        return f"00-{self.trace_id}-{self.span_id}-01" if self._recorder is not None else None
+
+    def set(self, **values: Any) -> None:
+        """Set columns and attributes; attribute values have to be JSON values."""
+        for key, value in values.items():
+            if key in Span.COLUMNS:
+                setattr(self, key, value)
+            else:
+                self.attributes[key] = value
+
+    def __enter__(self) -> Span:
+        recorder = self._recorder
+        if recorder is not None:
+            self.thread = threading.current_thread().name
+            self.task = _task_name()
+            self._token = _position.set((recorder, self))
+            recorder.opened(self)
+            self.start_ns = time.perf_counter_ns()
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        recorder = self._recorder
+        if recorder is None:
+            return
+        self.end_ns = time.perf_counter_ns()
+        if self.status is None:
+            self.status = _status_of(error_type)
+        if error is not None and self.error is None:
+            self.error = f"{type(error).__name__}: {error}"
+        if self._token is not None:
+            try:
+                _position.reset(self._token)
+            except ValueError:
+                # Closed in another context than it was opened in, as an async generator may:
+                # that context keeps its own position.
+                pass
+        recorder.closed(self)
+
+
+def span(name: str, **attributes: Any) -> Span:
+    """Return a context manager that records an interval under the span it is opened in.
+
+    Follows asyncio tasks and ``asyncio.to_thread``; in a plain thread it hangs under the root of
+    the profile that is being recorded. Without a profile it records nothing.
+
+    Example:
+        >>> import claude_pm
+        >>> with claude_pm.span("load documents", folder="docs") as current:
+        ...     current.set(documents=3)
+    """
+    position = _position.get()
+    if position is None or position[0].finished:
+        recorder, parent = _recorder_of_thread(), None
+    else:
+        recorder, parent = position
+    made = Span(recorder, name, parent)
+    if attributes:
+        made.set(**attributes)
+    return made
+
+
+def current_span() -> Span | None:
+    """Return the span that is open here, if a profile is being recorded."""
+    position = _position.get()
+    return position[1] if position is not None else None
+
+
+def current_recorder() -> Recorder | None:
+    """Return the recorder that spans opened here go to."""
+    position = _position.get()
+    if position is not None and not position[0].finished:
+        return position[0]
+    return _recorder_of_thread()
+
+
+@overload
+def traced(function: Callable[_P, _R], /) -> Callable[_P, _R]: ...
+
+
+@overload
+def traced(
+    name: str | None = None, /, **attributes: Any
+) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]: ...
+
+
+def traced(function: Any = None, /, **attributes: Any) -> Any:
+    """Record every call of a function, or of a coroutine function, as a span.
+
+    Use it bare (``@traced``: the span has the function's qualified name) or with a name and
+    attributes (``@traced("name", key=value)``).
+
+    Raises:
+        TypeError: on a generator function, whose interval would be the consumer's, not its own.
+    """
+    if function is None or isinstance(function, str):
+        return functools.partial(_traced, name=function, attributes=attributes)
+    return _traced(function, name=None, attributes={})
+
+
+def _traced(function: Any, *, name: str | None, attributes: dict[str, Any]) -> Any:
+    label = name or function.__qualname__
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(
+            f"{label} is a generator: open a claude_pm.span(...) inside it instead of @traced."
+        )
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def traced_coroutine(*args: Any, **kwargs: Any) -> Any:
+            with span(label, **attributes):
+                return await function(*args, **kwargs)
+
+        return traced_coroutine
+
+    @functools.wraps(function)
+    def traced_function(*args: Any, **kwargs: Any) -> Any:
+        with span(label, **attributes):
+            return function(*args, **kwargs)
+
+    return traced_function
+
+
+_active: list[Recorder] = []
+
+
+def activate(recorder: Recorder) -> tuple[Recorder, Span | None] | None:
+    """Send spans opened from here on to ``recorder``; return the position before, to restore."""
+    before = _position.get()
+    _position.set((recorder, None))
+    _active.append(recorder)
+    return before
+
+
+def deactivate(recorder: Recorder, before: tuple[Recorder, Span | None] | None) -> None:
+    """Undo :func:`activate`, in whatever context: a notebook ends a cell in another one."""
+    if recorder in _active:
+        _active.remove(recorder)
+    position = _position.get()
+    if position is not None and position[0] is recorder:
+        _position.set(before)
+
+
+def _recorder_of_thread() -> Recorder | None:
+    # A thread that was not started with a copy of its maker's context has no position of its
+    # own. While exactly one profile is being recorded, by another thread, it belongs to that.
+    if len(_active) == 1 and _active[0].thread_id != threading.get_ident():
+        return _active[0]
+    return None
+
+
+def _task_name() -> str | None:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return None
+    return task.get_name() if task is not None else None
+
+
+def _status_of(error_type: type[BaseException] | None) -> str:
+    if error_type is None:
+        return "ok"
+    if issubclass(error_type, TimeoutError):
+        return "timeout"
+    if issubclass(error_type, (asyncio.CancelledError, KeyboardInterrupt)):
+        return "cancelled"
+    return "error"

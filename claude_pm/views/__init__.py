@@ -1,0 +1,1 @@
+"""What is seen: charts, summaries and the report, drawn from a Profile and nothing else."""

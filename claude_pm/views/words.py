@@ -1,0 +1,127 @@
+"""Numbers and names as people read them: one way for the terminal, the notebook and the report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from math import floor, log10
+
+UNKNOWN = "–"
+
+SMALL_MODEL = "SmolLM2"
+SMALL_MODEL_SENTENCE = (
+    "Answers come from SmolLM2-135M, a small model: fluent, often wrong; "
+    "timings and token counts are real."
+)
+AWAITED_SENTENCE = (
+    "cProfile does not count awaited time: a coroutine's seconds are those it ran, not those it "
+    "waited."
+)
+
+PHASES: Mapping[str, str] = {
+    "queue": "waiting in the queue",
+    "start_worker": "starting workers",
+    "start_model": "starting the model",
+    "build_context": "building context",
+    "prefill": "prefill",
+    "decode": "decode",
+    "no_text": "attempts without text",
+    "other": "other",
+}
+
+_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+_SECONDS_FROM = 0.1
+_SIGNIFICANT = 3
+
+# Control characters but newline and tab; overrides and isolates of writing direction, with which
+# a text can be made to read as another; and halves of surrogate pairs, which no file can hold.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def clean(text: str) -> str:
+    """Return the text with every character that could disguise it or steer a terminal as U+FFFD."""
+    return _UNPRINTABLE.sub("\ufffd", text)
+
+
+def one_line(text: str, limit: int | None = None) -> str:
+    """Return the text cleaned, on one line, cut to ``limit`` characters with an ellipsis."""
+    line = " ".join(clean(text).split())
+    return line if limit is None or len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration in s, ms or µs, to three digits: ``4.12 s``, ``0.42 s``, ``81.3 ms``."""
+    if seconds is None:
+        return UNKNOWN
+    if seconds == 0:
+        return "0 s"
+    factor, unit = next(
+        (found for found in ((_SECONDS_FROM, "s"), *_UNITS[1:]) if abs(seconds) >= found[0]),
+        _UNITS[-1],
+    )
+    if unit == "s":
+        factor = 1.0
+        return f"{_digits(seconds, max_decimals=2)} {unit}"
+    return f"{_digits(seconds / factor)} {unit}"
+
+
+def time_unit(longest_s: float) -> tuple[float, str]:
+    """Return the seconds in a unit, and its name, that suit an axis up to ``longest_s``."""
+    return next((unit for unit in _UNITS if longest_s >= unit[0]), _UNITS[-1])
+
+
+def whole(number: int | float | None) -> str:
+    """Return a count with thousands separated; a median may end in .5."""
+    if number is None:
+        return UNKNOWN
+    return f"{number:,.1f}".removesuffix(".0")
+
+
+def megabytes(size_bytes: float) -> str:
+    """Return a size in MB (a million bytes)."""
+    return f"{size_bytes / 1e6:,.0f} MB"
+
+
+def usd(cost: float | None) -> str:
+    """Return a cost in US dollars; small ones keep three digits."""
+    if cost is None:
+        return UNKNOWN
+    return f"${cost:,.2f}" if cost == 0 or cost >= 1 else f"${_digits(cost)}"
+
+
+def times(ratio: float | None) -> str:
+    """Return a ratio as a factor: ``9.8x``, ``0.54x``."""
+    if ratio is None:
+        return UNKNOWN
+    return f"{ratio:,.1f}x" if ratio >= 1 else f"{ratio:.2f}x"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a count and its noun, with an s where it is not one."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def percents(shares: Sequence[float]) -> list[int]:
+    """Return the shares of a whole as whole percents that add up to 100 (largest remainder)."""
+    exact = [100 * share for share in shares]
+    rounded = [floor(value) for value in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: rounded[i] - exact[i])
+    for i in by_remainder[: round(sum(exact)) - sum(rounded)]:
+        rounded[i] += 1
+    return rounded
+
+
+def mode_label(mode: str | None) -> str:
+    """Return a mode as it is written in prose: ``LOCAL``."""
+    return UNKNOWN if mode is None else one_line(mode).upper()
+
+
+def _digits(value: float, max_decimals: int | None = None) -> str:
+    """Write a number to three significant digits, without an exponent."""
+    magnitude = floor(log10(abs(value)))
+    if round(abs(value), _SIGNIFICANT - 1 - magnitude) >= 10.0 ** (magnitude + 1):
+        magnitude += 1
+    decimals = max(0, _SIGNIFICANT - 1 - magnitude)
+    if max_decimals is not None:
+        decimals = min(decimals, max_decimals)
+    return f"{value:,.{decimals}f}"
