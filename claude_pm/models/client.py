@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
 API_VERSION = "2023-06-01"
 MAX_CONNECTIONS = 10
 _CONNECT_TIMEOUT_S = 10.0
-_OVERLOADED_STATUS = 529
+_MAX_PORT = 65_535
+_COUNTS = (
+    "input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens",
+)  # fmt: skip
 
 
 class MessagesClient:
@@ -83,10 +87,16 @@ class MessagesClient:
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[TextDelta | Completion, None]:
         """Answer once; see :class:`claude_pm.models.messages.Model`."""
+        import httpx2
+
         async with self._send("POST", "/v1/messages", self._body(request)) as response:
             reading = _Reading(model=self.model or "")
-            async for event in _server_sent_events(response.aiter_lines()):
-                text = reading.take(event)
+            async for event in httpx2.EventSource(response):
+                # What follows the end is no event (vLLM: "[DONE]"), but has to be read: a
+                # connection serves again only when its answer was read to the last byte.
+                if reading.ended or not event.data:
+                    continue
+                text = reading.take(_json(event.data))
                 if text:
                     yield TextDelta(text)
             yield reading.completion()
@@ -116,7 +126,7 @@ class MessagesClient:
     async def _only_model(self) -> str:
         async with self._send("GET", "/v1/models", None) as response:
             listed = _json(await response.aread())
-        names = [str(entry.get("id")) for entry in listed.get("data", ())]
+        names = [str(_object(entry).get("id")) for entry in _list(listed.get("data"))]
         if len(names) != 1:
             held = ", ".join(names[:20]) or "none"
             raise UnknownModelError(
@@ -141,12 +151,19 @@ class MessagesClient:
                 f"No server answers at {self.base_url} ({error or type(error).__name__}). "
                 "Check that it runs, and CLAUDE_PM_BASE_URL."
             ) from error
+        except httpx2.PoolTimeout as error:
+            raise ModelConnectionError(
+                f"All {self._max_connections} connections to {self.base_url} were busy for "
+                f"{self._timeout_s:g} s."
+            ) from error
         except httpx2.TimeoutException as error:
             raise ModelConnectionError(
                 f"The server at {self.base_url} was silent for {self._timeout_s:g} s."
             ) from error
         except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
             raise ModelRequestError(f"{self.base_url} is no http(s) address: {error}.") from error
+        except httpx2.SSEError as error:
+            raise _not_of_the_api(str(error)) from error
         except httpx2.HTTPError as error:
             raise ModelConnectionError(
                 f"The connection to {self.base_url} broke: {error or type(error).__name__}."
@@ -160,11 +177,11 @@ class MessagesClient:
         if pool is None:
             headers = {"anthropic-version": API_VERSION}
             if self._api_key is not None:
-                headers["x-api-key"] = self._api_key
+                headers["x-api-key"] = _checked_key(self._api_key)
             if not self._keep_alive:
                 headers["connection"] = "close"
             pool = httpx2.AsyncClient(
-                base_url=self.base_url,
+                base_url=_checked_address(self.base_url),
                 headers=headers,
                 limits=httpx2.Limits(max_connections=self._max_connections),
                 timeout=httpx2.Timeout(self._timeout_s, connect=_CONNECT_TIMEOUT_S),
@@ -197,28 +214,30 @@ class _Reading:
         self._model = model
         self._usage: dict[str, Any] = {}
         self._stop_reason: str | None = None
-        self._ended = False
+        self.ended = False
 
     def take(self, event: dict[str, Any]) -> str:
         """Take in one event and return the text it brings, if any."""
         kind = event.get("type")
         if kind == "message_start":
-            message = event.get("message", {})
+            message = _object(event.get("message"))
             self._model = str(message.get("model") or self._model)
-            self._usage |= message.get("usage") or {}
+            self._count(message.get("usage"))
         elif kind == "content_block_delta":
-            delta = event.get("delta", {})
+            delta = _object(event.get("delta"))
             if delta.get("type") == "text_delta":
-                return str(delta.get("text", ""))
+                return str(delta.get("text") or "")
         elif kind == "message_delta":
-            self._stop_reason = event.get("delta", {}).get("stop_reason")
+            self._stop_reason = _object(event.get("delta")).get("stop_reason")
             # Its usage is cumulative: it replaces what message_start said, it does not add to it.
-            self._usage |= {k: v for k, v in (event.get("usage") or {}).items() if v is not None}
+            self._count(event.get("usage"))
         elif kind == "message_stop":
-            self._ended = True
+            self.ended = True
         elif kind == "error":
-            error = event.get("error", {})
-            raise _error(0, str(error.get("type", "")), str(error.get("message", "")))
+            error = event.get("error")
+            if not isinstance(error, dict):
+                error = {"message": error}
+            raise _error(0, str(error.get("type") or ""), str(error.get("message") or kind))
         return ""
 
     def completion(self) -> Completion:
@@ -227,7 +246,7 @@ class _Reading:
         Raises:
             ModelConnectionError: the stream ended before the answer did.
         """
-        if not self._ended:
+        if not self.ended:
             raise ModelConnectionError("The server broke off in the middle of its answer.")
         read = self._usage.get("cache_read_input_tokens")
         write = self._usage.get("cache_creation_input_tokens")
@@ -236,26 +255,63 @@ class _Reading:
         usage = Usage(total, read, write, self._usage.get("output_tokens"))
         return Completion(usage, self._model, self._stop_reason)
 
-
-async def _server_sent_events(lines: AsyncIterator[str]) -> AsyncIterator[dict[str, Any]]:
-    """Yield the JSON of each event; the Messages API puts each on one ``data:`` line."""
-    async for line in lines:
-        if line.startswith("data:"):
-            yield _json(line.removeprefix("data:").strip())
+    def _count(self, usage: Any) -> None:
+        for name, tokens in _object(usage).items():
+            if name in _COUNTS and tokens is not None:
+                if not isinstance(tokens, int):
+                    raise _not_of_the_api(f"{name} is {tokens!r}")
+                self._usage[name] = tokens
 
 
 def _json(text: str | bytes) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise ModelResponseError(
-            f"The server's answer is not one of the Messages API: {text[:80]!r}."
-        ) from error
+        raise _not_of_the_api(repr(text[:80])) from error
     if not isinstance(value, dict):
-        raise ModelResponseError(
-            f"The server's answer is not one of the Messages API: {text[:80]!r}."
-        )
+        raise _not_of_the_api(repr(text[:80]))
     return value
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """Return an object of an answer; where there is none, an empty one."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise _not_of_the_api(repr(value)[:80])
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise _not_of_the_api(repr(value)[:80])
+    return value
+
+
+def _not_of_the_api(what: str) -> ModelResponseError:
+    return ModelResponseError(
+        f"The server's answer is not one of the Messages API: {what.removesuffix('.')}."
+    )
+
+
+def _checked_address(base_url: str) -> httpx2.URL:
+    import httpx2
+
+    address = httpx2.URL(base_url)
+    if address.port is not None and address.port > _MAX_PORT:
+        # The event loop's own error for it is an OverflowError in a group.
+        raise httpx2.InvalidURL(f"there is no port {address.port}")
+    return address
+
+
+def _checked_key(key: str) -> str:
+    # Refused here: httpx2 would show the key in its error.
+    if not key.isascii() or not key.isprintable():
+        raise ModelAuthenticationError(
+            "The key has characters that no key has, such as a line end or a letter that is not "
+            "ASCII. Check CLAUDE_PM_API_KEY or ANTHROPIC_API_KEY."
+        )
+    return key
 
 
 def _error(
@@ -292,7 +348,8 @@ def _error(
 
 def _seconds(retry_after: str | None) -> float | None:
     try:
-        return None if retry_after is None else max(0.0, float(retry_after))
+        seconds = math.nan if retry_after is None else float(retry_after)
     except ValueError:
         # The other legal form is a date; our own back-off serves then.
         return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None

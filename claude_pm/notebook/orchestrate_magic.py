@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
     from claude_pm.profiles import Profile
 
+_TICK_S = 0.1
+
 
 @magics_class
 class OrchestrateMagics(Magics):
@@ -29,6 +34,7 @@ class OrchestrateMagics(Magics):
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
+        self._shell = shell
         self._orchestrator: Orchestrator | None = None
 
     @no_var_expand
@@ -68,15 +74,15 @@ class OrchestrateMagics(Magics):
         )
         options = {"timeout": values.timeout, "max_tokens": values.max_tokens}
         try:
-            async with session:
+            async with session, _interruptible():
                 if len(modes) * values.repeat == 1:
-                    await _ask_and_print(self.shell, orchestrator, agent, request, modes[0], options)
+                    await _ask_and_print(self._shell, orchestrator, agent, request, modes[0], options)
                 else:
                     await _ask_in_turns(
                         orchestrator, agent, request, modes, values.repeat, options
                     )
         finally:
-            keep(self.shell, session.profile, Keeping(values.save, values.as_name))
+            keep(self._shell, session.profile, Keeping(values.save, values.as_name))
         return session.profile
 
     def _orchestrator_for(self, model: str | None) -> Orchestrator:
@@ -84,6 +90,25 @@ class OrchestrateMagics(Magics):
         if self._orchestrator is None or self._orchestrator.settings != settings:
             self._orchestrator = Orchestrator(settings)
         return self._orchestrator
+
+
+@asynccontextmanager
+async def _interruptible() -> AsyncIterator[None]:
+    """Let an interrupt through while nothing else happens.
+
+    ipykernel's signal handler does not wake the event loop (seen in 7.4): a silent model, or a
+    worker that hangs, would keep the interrupt waiting.
+    """
+
+    async def tick() -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+
+    ticking = asyncio.create_task(tick())
+    try:
+        yield
+    finally:
+        ticking.cancel()
 
 
 async def _ask_and_print(

@@ -30,7 +30,6 @@ PHASES: Mapping[str, str] = {
 }
 
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
-_SECONDS_FROM = 0.1
 _SIGNIFICANT = 3
 
 # Control characters but newline and tab; overrides and isolates of writing direction, with which
@@ -55,14 +54,10 @@ def duration(seconds: float | None) -> str:
         return UNKNOWN
     if seconds == 0:
         return "0 s"
-    factor, unit = next(
-        (found for found in ((_SECONDS_FROM, "s"), *_UNITS[1:]) if abs(seconds) >= found[0]),
-        _UNITS[-1],
-    )
-    if unit == "s":
-        factor = 1.0
-        return f"{_digits(seconds, max_decimals=2)} {unit}"
-    return f"{_digits(seconds / factor)} {unit}"
+    if abs(seconds) >= 0.1:
+        return f"{_digits(seconds, max_decimals=2)} s"
+    unit_s, unit = time_unit(abs(seconds))
+    return f"{_digits(seconds / unit_s, max_decimals=2)} {unit}"
 
 
 def time_unit(longest_s: float) -> tuple[float, str]:
@@ -96,9 +91,9 @@ def times(ratio: float | None) -> str:
     return f"{ratio:,.1f}x" if ratio >= 1 else f"{ratio:.2f}x"
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a count and its noun, with an s where it is not one."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Return a count and its noun, in the plural (by default with an s) where it is not one."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {plural or noun + 's'}"
 
 
 def percents(shares: Sequence[float]) -> list[int]:

@@ -1,0 +1,31 @@
+"""Run all benchmarks, or those named: ``python -m benchmarks [road] [import_time]``.
+
+Each figure is one JSON line. Absolute times belong to the machine: read the ratios, which are of
+cases that took turns in one run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from benchmarks import import_time, road
+
+BENCHMARKS = {"import_time": import_time.run, "road": road.run}
+
+
+def main() -> int:
+    """Run the benchmarks named on the command line, or all."""
+    names = sys.argv[1:] or list(BENCHMARKS)
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        print(f"There is no benchmark {unknown[0]!r}; there are: {', '.join(BENCHMARKS)}.", file=sys.stderr)
+        return 2
+    for name in names:
+        for figure in BENCHMARKS[name]():
+            print(json.dumps({"benchmark": name, **figure}), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

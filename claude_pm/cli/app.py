@@ -1,0 +1,57 @@
+"""``claude-pm``: its commands, and how errors reach a terminal."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from claude_pm import __version__
+from claude_pm.cli import agents, doctor, models, orchestrate, profile, profiles, report
+from claude_pm.errors import ClaudePMError
+
+app = typer.Typer(
+    name="claude-pm",
+    help="Ask agents, and see where time, memory, tokens and money go.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("orchestrate")(orchestrate.orchestrate)
+app.command(
+    "profile",
+    # What stands behind the script's name is the script's.
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
+)(profile.profile_script)
+app.command("report")(report.report)
+app.command("doctor")(doctor.doctor)
+app.add_typer(profiles.app, name="profiles")
+app.add_typer(agents.app, name="agents")
+app.add_typer(models.app, name="models")
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback form
+    if wanted:
+        typer.echo(f"claude-pm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    *,
+    version: bool = typer.Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Show the version."
+    ),
+) -> None:
+    del version
+
+
+def main() -> None:
+    """Run the command; an error is one sentence on standard error and exit code 1."""
+    try:
+        app()
+    except ClaudePMError as error:
+        typer.echo(f"claude-pm: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("claude-pm: interrupted.", err=True)
+        sys.exit(130)

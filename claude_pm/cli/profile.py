@@ -1,0 +1,90 @@
+"""``claude-pm profile SCRIPT.py [args]``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import traceback
+import types
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from claude_pm.errors import RecordingError
+
+
+def profile_script(
+    script: Annotated[Path, typer.Argument(help="The Python script to run.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[ARGS]...", help="The script's own arguments.")
+    ] = None,
+    *,
+    name: Annotated[str | None, typer.Option(help="What to call the profile.")] = None,
+    cpu: Annotated[str, typer.Option(help="cprofile or none.")] = "cprofile",
+    memory: Annotated[str, typer.Option(help="rss or none.")] = "rss",
+) -> None:
+    """Run a script, save its profile and show the summary.
+
+    The script runs as it would by itself; the exit code is its own.
+    """
+    from claude_pm.recording import ProfileSession
+    from claude_pm.views.summary import summary_text
+
+    try:
+        code = compile(script.read_bytes(), str(script), "exec", dont_inherit=True)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise RecordingError(f"The script {script} cannot be run: {error}.") from error
+    session = ProfileSession(
+        name or script.stem,
+        cpu=None if cpu == "none" else cpu,
+        memory=None if memory == "none" else memory,
+        source=shlex.join([str(script), *(arguments or [])]),
+    )
+    exit_code = 0
+    session.start()
+    try:
+        _run(code, script, arguments or [])
+    except SystemExit as exit_request:
+        exit_code = _exit_code(exit_request)
+    except Exception as error:  # noqa: BLE001 - the script's own, shown as Python would
+        _show_error(error, script)
+        exit_code = 1
+    except KeyboardInterrupt:
+        exit_code = 130
+    finally:
+        profile = session.stop()
+        saved = profile.save()
+    # What the script printed stays alone on standard output.
+    typer.echo(summary_text(profile), err=True)
+    typer.echo(f"Saved as {saved}", err=True)
+    raise typer.Exit(exit_code)
+
+
+def _run(code: types.CodeType, script: Path, arguments: list[str]) -> None:
+    """Execute the script as ``__main__``, with its own arguments and folder."""
+    module = types.ModuleType("__main__")
+    module.__dict__.update(__file__=str(script), __builtins__=__builtins__)
+    before = sys.argv, sys.path[0], sys.modules["__main__"]
+    sys.argv = [str(script), *arguments]
+    sys.path[0] = str(script.resolve().parent)
+    sys.modules["__main__"] = module
+    try:
+        exec(code, module.__dict__)  # noqa: S102 - running it is the command's purpose
+    finally:
+        sys.argv, sys.path[0], sys.modules["__main__"] = before
+
+
+def _show_error(error: Exception, script: Path) -> None:
+    """Print the traceback from the script's first frame on."""
+    tb = error.__traceback__
+    while tb is not None and tb.tb_frame.f_code.co_filename != str(script):
+        tb = tb.tb_next
+    traceback.print_exception(type(error), error, tb)
+
+
+def _exit_code(request: SystemExit) -> int:
+    if request.code is None or isinstance(request.code, int):
+        return request.code or 0
+    typer.echo(request.code, err=True)
+    return 1

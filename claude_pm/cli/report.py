@@ -1,0 +1,21 @@
+"""``claude-pm report PROFILE -o FILE.html``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    profile: Annotated[str, typer.Argument(help="A saved profile: its folder or its id.")],
+    *,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")] = Path(
+        "report.html"
+    ),
+) -> None:
+    """Write a saved profile as one HTML file that opens anywhere, without a network."""
+    from claude_pm.profiles import load
+
+    typer.echo(load(profile).to_html(output))

@@ -1,0 +1,253 @@
+"""Charts of a profile. Each shows every sample, names its units, and says what is seen.
+
+``plot_*`` draw on the Axes they are given, or on a new pyplot figure, and return the Axes.
+``draw_*`` do the drawing alone, for figures outside pyplot: they return the height in inches that
+suits what they drew, or None where there was nothing to draw and a sentence stands instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from claude_pm.analysis.compare_modes import compare_modes
+from claude_pm.analysis.requests import requests_table
+from claude_pm.analysis.rows import rows
+from claude_pm.errors import ProfileError
+from claude_pm.views import palette, words
+from claude_pm.views.axes import (
+    FRAME_IN,
+    LEGEND_IN,
+    dot_key,
+    dress,
+    label,
+    legend,
+    model_note,
+    quantile,
+    rows_axis,
+    samples_axis,
+    say,
+    strip,
+    time_axis,
+    title,
+)
+from claude_pm.views.timeline import draw_timeline
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from claude_pm.profiles import Profile
+
+Metric = Literal["duration_s", "ttft_s"]
+_METRICS = {"duration_s": "request duration", "ttft_s": "time to first text"}
+
+WIDTH_IN = 8.6
+_STATE_OFFSET = 0.2
+
+
+def plot_modes(
+    profile: Profile, *, metric: Metric = "duration_s", ax: Axes | None = None
+) -> Axes:
+    """Draw each mode's requests: every one a dot, with the median and the middle half.
+
+    Warm-ups and failures are not drawn; the tick labels count what is. The axis is logarithmic
+    where the slowest took more than 20 times as long as the fastest.
+
+    Raises:
+        ProfileError: ``metric`` is neither ``duration_s`` nor ``ttft_s``.
+    """
+    return _plot(ax, lambda axes: draw_modes(profile, axes, metric))
+
+
+def plot_cache(profile: Profile, *, ax: Axes | None = None) -> Axes:
+    """Draw the time to first text of each agent's requests, cold against warm, warm-ups too."""
+    return _plot(ax, lambda axes: draw_cache(profile, axes))
+
+
+def plot_timeline(profile: Profile, *, ax: Axes | None = None) -> Axes:
+    """Draw the spans on a time axis, a lane an agent and process.
+
+    A request is a bar split by phase; spans of one's own are grey bars. What overlaps within a
+    lane is stacked. Failures are hatched and labelled. Of more than 2,000 bars, the longest are
+    drawn, and a sentence says so.
+    """
+    return _plot(ax, lambda axes: draw_timeline(profile, axes))
+
+
+def plot_memory(profile: Profile, *, ax: Axes | None = None) -> Axes:
+    """Draw the resident memory of each process over time, in MB (a million bytes)."""
+    return _plot(ax, lambda axes: draw_memory(profile, axes))
+
+
+def draw_modes(profile: Profile, ax: Axes, metric: Metric) -> float | None:
+    """Draw what :func:`plot_modes` shows."""
+    if metric not in _METRICS:
+        raise ProfileError(
+            f"A chart of modes can show {' or '.join(map(repr, _METRICS))}, not {metric!r}."
+        )
+    requests = requests_table(profile)
+    drawn = requests[(requests["status"] == "ok") & ~requests["warmup"] & requests[metric].notna()]
+    modes = rows(compare_modes(profile))
+    samples = {
+        mode["mode"]: drawn.loc[drawn["mode"] == mode["mode"], metric].tolist() for mode in modes
+    }
+    samples = {mode: seconds for mode, seconds in samples.items() if seconds}
+    what = _METRICS[metric]
+    if not samples:
+        return say(ax, f"No {what} to show: no answered request besides warm-ups has one.")
+    for row, (mode, seconds) in enumerate(samples.items()):
+        strip(ax, row, seconds, palette.MODES.get(mode, palette.UNKNOWN_MODE))
+    rows_axis(
+        ax,
+        [f"{label(mode).upper()}\nn = {len(seconds)}" for mode, seconds in samples.items()],
+    )
+    dress(ax)
+    samples_axis(ax, [second for seconds in samples.values() for second in seconds], what)
+    medians = {mode: quantile(seconds, 0.5) for mode, seconds in samples.items()}
+    failures = sum(mode["failures"] for mode in modes)
+    left_out = f"; {words.counted(failures, 'failure')} left out" if failures else ""
+    title(
+        ax,
+        _modes_seen(medians),
+        f"Median {what}; a dot is a request, the box the middle half{left_out}"
+        f"{model_note(profile)}",
+    )
+    return FRAME_IN + 0.75 * len(samples)
+
+
+def draw_cache(profile: Profile, ax: Axes) -> float | None:
+    """Draw what :func:`plot_cache` shows."""
+    requests = requests_table(profile)
+    samples = rows(
+        requests[
+            (requests["status"] == "ok")
+            & requests["cache_state"].notna()
+            & requests["ttft_s"].notna()
+        ]
+    )
+    if not samples:
+        return say(
+            ax,
+            "No cold or warm answers to show: no answered request says how much of its input came "
+            "from the cache.",
+        )
+    agents = list(dict.fromkeys(sample["agent"] for sample in samples))
+    modes = list(dict.fromkeys(sample["mode"] for sample in samples))
+    markers = {mode: "osD^"[number % 4] for number, mode in enumerate(modes)}
+    drawn: dict[tuple[str | None, str, str | None], list[float]] = {}
+    for sample in samples:
+        kind = (sample["agent"], sample["cache_state"], sample["mode"])
+        drawn.setdefault(kind, []).append(sample["ttft_s"])
+    for (agent, state, mode), seconds in drawn.items():
+        offset = _STATE_OFFSET if state == "warm" else -_STATE_OFFSET
+        strip(
+            ax, agents.index(agent) + offset, seconds, palette.CACHE_STATES[state],
+            half_height=0.16, marker=markers[mode],
+        )  # fmt: skip
+    counts = {
+        (agent, state): sum(
+            (sample["agent"], sample["cache_state"]) == (agent, state) for sample in samples
+        )
+        for agent in agents
+        for state in palette.CACHE_STATES
+    }
+    rows_axis(
+        ax,
+        [
+            f"{label(agent)}\ncold {counts[agent, 'cold']}, warm {counts[agent, 'warm']}"
+            for agent in agents
+        ],
+    )
+    dress(ax)
+    what = _METRICS["ttft_s"]
+    samples_axis(ax, [sample["ttft_s"] for sample in samples], what)
+    title(
+        ax,
+        _cache_seen(drawn),
+        f"Median {what}; a dot is a request; warm: at least half of its input came from the cache"
+        f"{model_note(profile)}",
+    )
+    keys = [dot_key(state, colour) for state, colour in palette.CACHE_STATES.items()]
+    if len(modes) > 1:
+        keys += [
+            dot_key(label(mode).upper(), palette.DARK_GREY, marker)
+            for mode, marker in markers.items()
+        ]
+    legend(ax, keys)
+    return FRAME_IN + LEGEND_IN + 0.8 * len(agents)
+
+
+def draw_memory(profile: Profile, ax: Axes) -> float | None:
+    """Draw what :func:`plot_memory` shows."""
+    memory = profile.memory
+    readings = rows(memory[memory["rss_bytes"].notna() & memory["t_s"].notna()])
+    if not readings:
+        return say(ax, "No memory to show: it was not recorded.")
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for reading in readings:
+        name = f"{label(reading['role'])} {reading['pid']}"
+        curves.setdefault(name, []).append((reading["t_s"], reading["rss_bytes"] / 1e6))
+    peaks = {name: max(size for _, size in points) for name, points in curves.items()}
+    by_peak = sorted(curves, key=lambda name: peaks[name], reverse=True)
+    for number, name in enumerate(by_peak):
+        is_named = number < len(palette.LINES)
+        times, sizes = zip(*sorted(curves[name]), strict=True)
+        ax.plot(
+            times, sizes, label=name if is_named else None,
+            color=palette.LINES[number] if is_named else palette.LIGHT_GREY,
+            linewidth=1.6 if is_named else 0.8, marker="o" if len(times) == 1 else None,
+            zorder=3 if is_named else 2,
+        )  # fmt: skip
+    longest = max(profile.meta.get("duration_s") or 0.0, *(r["t_s"] for r in readings))
+    ax.set_xlim(0, longest * 1.01 or 1.0)
+    ax.set_ylim(0, peaks[by_peak[0]] * 1.08 or 1.0)
+    ax.set_ylabel("resident memory (MB)", fontsize=9)
+    dress(ax, grid_axis="y")
+    time_axis(ax, longest, "time since the profile began")
+    unnamed = len(curves) - len(palette.LINES)
+    smaller = words.counted(unnamed, "smaller one", "smaller ones")
+    title(
+        ax,
+        f"Memory peaked at {peaks[by_peak[0]]:,.0f} MB, in {by_peak[0]}",
+        f"Resident set size of {words.counted(len(curves), 'process', 'processes')}"
+        f"{f', {smaller} in grey' if unnamed > 0 else ''}",
+    )
+    if len(curves) > 1:
+        legend(ax, ax.get_legend_handles_labels()[0])
+    return 3.4
+
+
+def _plot(ax: Axes | None, draw: Callable[[Axes], float | None]) -> Axes:
+    if ax is not None:
+        draw(ax)
+        return ax
+    from matplotlib import pyplot
+
+    figure, made = pyplot.subplots(layout="constrained")
+    height = draw(made)
+    figure.set_size_inches(WIDTH_IN, height or FRAME_IN)
+    return made
+
+
+def _modes_seen(medians: dict[str, float]) -> str:
+    """Say the medians, and how many times as long the slowest took as the fastest."""
+    said = ", ".join(
+        f"{label(mode).upper()} {words.duration(median)}" for mode, median in medians.items()
+    )
+    fastest, slowest = min(medians.values()), max(medians.values())
+    return f"{said}: {words.times(slowest / fastest)}" if len(medians) > 1 and fastest else said
+
+
+def _cache_seen(drawn: Mapping[tuple[str | None, str, str | None], Sequence[float]]) -> str:
+    """Say the medians, each mode apart: the start of a worker would drown the cache's effect."""
+    by_mode: dict[str | None, dict[str, list[float]]] = {}
+    for (_, state, mode), seconds in drawn.items():
+        by_mode.setdefault(mode, {}).setdefault(state, []).extend(seconds)
+    said = []
+    for mode, samples in by_mode.items():
+        medians = {state: quantile(samples[state], 0.5) for state in sorted(samples)}
+        text = ", ".join(f"{state} {words.duration(median)}" for state, median in medians.items())
+        if len(medians) > 1 and medians["warm"]:
+            text += f" ({words.times(medians['cold'] / medians['warm'])})"
+        said.append(f"{label(mode).upper()}: {text}" if len(by_mode) > 1 else text.capitalize())
+    return "; ".join(said)

@@ -1,0 +1,100 @@
+"""The main job, end to end: ask three agents in LOCAL and in SUBPROCESS, compare, write a report.
+
+Run it with ``make demo``. Everything it prints was measured in this run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import claude_pm
+from claude_pm.analysis import compare_modes
+from claude_pm.errors import ClaudePMError
+from claude_pm.orchestration import OrchestrationMode
+from claude_pm.recording import ProfileSession
+from claude_pm.settings import read_settings
+from claude_pm.views.charts import MODE_NAMES
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+AGENTS = ("documentation", "qa", "engineer")
+REQUEST = "In two sentences: what should I look at first in this project?"
+MAX_TOKENS = 32
+REPEATS = 3
+REPORT = Path("report.html")
+
+console = Console(stderr=True)
+
+
+async def compare(progress: Progress) -> claude_pm.Profile:
+    """Ask every agent in every mode, in turns; return the profile."""
+    modes = (OrchestrationMode.LOCAL, OrchestrationMode.SUBPROCESS)
+    total = len(AGENTS) * (1 + REPEATS * len(modes))
+    task = progress.add_task("", total=total)
+    session = ProfileSession(
+        "compare modes", cpu=None, source=f"{Path(sys.argv[0]).name}: {REQUEST}"
+    )
+    async with claude_pm.Orchestrator(read_settings()) as orchestrator, session:
+
+        async def ask(agent: str, mode: OrchestrationMode, **attributes: object) -> None:
+            progress.update(task, description=f"{agent}, {mode.name}")
+            await orchestrator.orchestrate_agent(
+                agent, REQUEST, mode=mode, max_tokens=MAX_TOKENS, attributes=attributes
+            )
+            progress.advance(task)
+
+        for agent in AGENTS:
+            # Fills the model's prompt cache; recorded, but no part of the comparison.
+            await ask(agent, OrchestrationMode.LOCAL, warmup=True)
+        for turn in range(REPEATS):
+            for agent in AGENTS:
+                # Whoever goes first in one turn goes last in the next.
+                for mode in modes if turn % 2 == 0 else reversed(modes):
+                    await ask(agent, mode, repeat=turn)
+    return session.profile
+
+
+def show(profile: claude_pm.Profile) -> None:
+    """Print the comparison."""
+    modes = compare_modes(profile)
+    table = Table(title=f"{', '.join(AGENTS)}; at most {MAX_TOKENS} tokens out", title_justify="left")
+    columns = ("mode", "n", "median", "p95", "TTFT", "cache reads", "tokens in", "tokens out")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "mode" else "right")
+    for row in modes.itertuples():
+        table.add_row(
+            MODE_NAMES[row.mode], str(row.n), f"{row.median_s:.2f} s", f"{row.p95_s:.2f} s",
+            f"{row.ttft_median_s:.2f} s", f"{row.cache_read_tokens:.0f}",
+            f"{row.input_tokens:.0f}", f"{row.output_tokens:.0f}",
+        )  # fmt: skip
+    Console().print(table)
+    ratio = modes.set_index("mode")["ratio"]["subprocess"]
+    print(f"SUBPROCESS took {ratio:.1f} times as long as LOCAL (ratio of medians, warm LOCAL cache).")
+
+
+def main() -> int:
+    """Run the demo; return the exit code."""
+    columns = (
+        TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+    )  # fmt: skip
+    try:
+        with Progress(*columns, console=console) as progress:
+            profile = asyncio.run(compare(progress))
+        saved = profile.save()
+        report = profile.to_html(REPORT)
+    except ClaudePMError as error:
+        console.print(f"demo: {error}", markup=False)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    show(profile)
+    print(f"Profile: {os.path.relpath(saved)}\nReport:  {report.resolve()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

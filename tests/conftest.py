@@ -1,0 +1,64 @@
+"""What holds for every test: a clean environment, and nothing left recording."""
+
+from __future__ import annotations
+
+import cProfile
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from claude_pm.recording.span import _active as active_recorders
+
+_KEPT = "CLAUDE_PM_MODEL_DIR"
+"""Where the weights are: the tests that need them shall not fetch them again."""
+
+
+def _clean(environment: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        ours = name.upper().startswith("CLAUDE_PM_") or name.upper() == "ANTHROPIC_API_KEY"
+        if ours and name != _KEPT:
+            environment.delenv(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_session() -> Iterator[None]:
+    """Hide the developer's own settings and key, from fixtures of a wider scope too."""
+    with pytest.MonkeyPatch.context() as environment:
+        _clean(environment)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give each test a folder of its own for profiles, and see that it leaves nothing recording."""
+    _clean(monkeypatch)
+    monkeypatch.setenv("CLAUDE_PM_PROFILES_DIR", str(tmp_path / "profiles"))
+    yield
+    profiler, recorders = _left_profiler(), list(active_recorders)
+    active_recorders.clear()
+    assert profiler is None, f"The test left a profiler on: {profiler}."
+    assert not recorders, f"The test left {len(recorders)} recordings on."
+
+
+def _left_profiler() -> str | None:
+    """Return what profiles this thread, if anything does, and switch it off for the next test."""
+    found = sys.getprofile()
+    if found is not None:
+        sys.setprofile(None)
+        return repr(found)
+    if sys.version_info >= (3, 12):
+        # From here on cProfile is a tool of sys.monitoring, and getprofile() is blind to it.
+        probe = cProfile.Profile()
+        try:
+            probe.enable()
+        except ValueError:
+            tool = sys.monitoring.PROFILER_ID
+            name = sys.monitoring.get_tool(tool)
+            sys.monitoring.set_events(tool, 0)
+            sys.monitoring.free_tool_id(tool)
+            return str(name)
+        probe.disable()
+    return None

@@ -1,0 +1,100 @@
+"""``%%orchestrate`` in a real kernel, with the embedded model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.notebook.kernel import Kernel
+
+pytestmark = pytest.mark.slow
+
+
+class TestAnswer:
+    def test_shows_answer_and_profile(self, kernel: Kernel) -> None:
+        """The answer is printed, the value is a profile of the whole road with real tokens."""
+        ran = kernel.run("%%orchestrate qa --max-tokens 6 --as asked\nSay hello.")
+        assert ran.error is None, ran.traceback
+        assert set(ran.result) == {"text/plain", "text/html"}
+        told = json.loads(
+            kernel.run(
+                "import json\n"
+                "t = asked.spans.set_index('name')\n"
+                "print(json.dumps([asked.meta['model_use'], t.loc['orchestrate', 'agent'],"
+                " t.loc['orchestrate', 'mode'], int(t.loc['chat', 'output_tokens']),"
+                " json.loads(t.loc['orchestrate', 'attributes'])['response']]))"
+            ).stdout
+        )
+        assert told[:3] == ["live", "qa", "local"]
+        assert 1 <= told[3] <= 6
+        assert told[4] == ran.stdout.removesuffix("\n")
+        assert kernel.run("_ is asked and claude_pm.last() is asked").text == "True"
+
+    def test_modes_in_turns(self, kernel: Kernel) -> None:
+        """Several modes and repeats are asked in turns; each worker is a process of its own."""
+        ran = kernel.run(
+            "%%orchestrate qa --mode local,SUBPROCESS --repeat 2 --max-tokens 2 --cpu none --as both\n"
+            "Say hello."
+        )
+        assert ran.error is None, ran.traceback
+        told = json.loads(
+            kernel.run(
+                "t = both.spans\n"
+                "asked = t[t['name'] == 'orchestrate']\n"
+                "answered = t[t['name'] == 'chat']\n"
+                "print(json.dumps([asked['mode'].tolist(), answered['pid'].nunique(),"
+                " answered['cache_read_tokens'].tolist()]))"
+            ).stdout
+        )
+        assert told[0] == ["local", "subprocess", "subprocess", "local"]
+        assert told[1] == 3
+        assert told[2][0] > 100
+        assert told[2][1:3] == [0, 0]
+
+    def test_own_loop(self, kernel: Kernel) -> None:
+        """The request runs on the kernel's own loop: the notebook's tasks go on meanwhile."""
+        kernel.run(
+            "ticks = 0\n"
+            "async def tick():\n"
+            "    global ticks\n"
+            "    while True:\n"
+            "        ticks += 1\n"
+            "        await asyncio.sleep(0.001)\n"
+            "ticking = asyncio.create_task(tick())"
+        )
+        kernel.run("before = ticks")
+        kernel.run("%%orchestrate qa --max-tokens 8\nSay hello.")
+        grown = kernel.run("during = ticks - before\nticking.cancel()\nduring > 3").text
+        assert grown == "True"
+
+    def test_interrupt_keeps_the_profile(self, kernel: Kernel) -> None:
+        """An interrupted answer ends, and its spans are kept as cancelled."""
+        ran = kernel.run_and_interrupt(
+            "%%orchestrate qa --max-tokens 900 --as cut\nWrite a long story.", when_printed=" "
+        )
+        assert ran.error in ("KeyboardInterrupt", "CancelledError")
+        statuses = "cut.spans.set_index('name')['status'][['orchestrate', 'chat']].tolist()"
+        assert kernel.run(statuses).text == "['cancelled', 'cancelled']"
+
+
+@pytest.mark.parametrize(
+    ("cell", "error", "said"),
+    [
+        ("%%orchestrate qaa\nhi", "UnknownAgentError", "Did you mean qa"),
+        ("%%orchestrate qa --mode warp\nhi", "ModeError", "local, subprocess, hybrid"),
+        ("%%orchestrate qa\n  \n", "RequestError", "empty"),
+        ("%%orchestrate qa --model nobody-1\nhi", "SettingsError", "CLAUDE_PM_API_KEY"),
+        ("%%orchestrate qa --model none.gguf\nhi", "WeightsError", "none.gguf"),
+        ("%%orchestrate qa --timeout 0.001\nhi", "OrchestrationTimeoutError", "0.001 s"),
+        ("%%orchestrate qa --repeat 0\nhi", "UsageError", "from 1"),
+        ("%%orchestrate qa --mode local,local\nhi", "UsageError", "twice"),
+    ],
+)
+def test_mistakes_get_a_sentence(kernel: Kernel, cell: str, error: str, said: str) -> None:
+    """A mistake is one sentence, with the error's name and without a traceback."""
+    ran = kernel.run(cell)
+    shown = ran.traceback or ran.stderr
+    assert shown.startswith(f"{error}: ")
+    assert said in shown
+    assert "Traceback" not in shown
+    assert "File" not in shown
