@@ -4,14 +4,14 @@
 
     ClaudePMError
     ├── SettingsError                a CLAUDE_PM_* value or an option that is not allowed
-    ├── RequestError                 the request itself cannot be served (it is empty, of a wrong type)
+    ├── RequestError                 the request cannot be served: empty, of a wrong type
     ├── AgentError
     │   ├── UnknownAgentError        no agent of that name
     │   └── AgentFileError           an agent's Markdown file that cannot be read
     ├── ModeError                    no such orchestration mode, or one that cannot be had here
     ├── ModelError
     │   ├── UnknownModelError        the server does not know the model
-    │   ├── WeightsError             the weights could not be fetched, or are not what they should be
+    │   ├── WeightsError             the weights could not be fetched, or are wrong
     │   ├── ModelConnectionError     nobody answers at the address        (retried)
     │   ├── ModelAuthenticationError the key was refused
     │   ├── ModelRequestError        the server refused the request
@@ -37,7 +37,7 @@ class ClaudePMError(Exception):
     """Base of all errors that claude_pm raises on purpose."""
 
     def _render_traceback_(self) -> list[str]:
-        """Return what IPython shows in place of a traceback: the message says all there is to say."""
+        """Return what IPython shows in place of a traceback: the message says it all."""
         return [f"{type(self).__name__}: {self}"]
 
 

@@ -10,16 +10,16 @@ import os
 import sys
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
 import claude_pm
 from claude_pm.analysis import compare_modes
 from claude_pm.errors import ClaudePMError
 from claude_pm.orchestration import OrchestrationMode
 from claude_pm.recording import ProfileSession
 from claude_pm.settings import read_settings
-from claude_pm.views.charts import MODE_NAMES
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 AGENTS = ("documentation", "qa", "engineer")
 REQUEST = "In two sentences: what should I look at first in this project?"
@@ -61,25 +61,30 @@ async def compare(progress: Progress) -> claude_pm.Profile:
 def show(profile: claude_pm.Profile) -> None:
     """Print the comparison."""
     modes = compare_modes(profile)
-    table = Table(title=f"{', '.join(AGENTS)}; at most {MAX_TOKENS} tokens out", title_justify="left")
+    table = Table(
+        title=f"{', '.join(AGENTS)}; at most {MAX_TOKENS} tokens out", title_justify="left"
+    )
     columns = ("mode", "n", "median", "p95", "TTFT", "cache reads", "tokens in", "tokens out")
     for column in columns:
         table.add_column(column, justify="left" if column == "mode" else "right")
     for row in modes.itertuples():
         table.add_row(
-            MODE_NAMES[row.mode], str(row.n), f"{row.median_s:.2f} s", f"{row.p95_s:.2f} s",
+            row.mode.upper(), str(row.n), f"{row.median_s:.2f} s", f"{row.p95_s:.2f} s",
             f"{row.ttft_median_s:.2f} s", f"{row.cache_read_tokens:.0f}",
             f"{row.input_tokens:.0f}", f"{row.output_tokens:.0f}",
         )  # fmt: skip
     Console().print(table)
     ratio = modes.set_index("mode")["ratio"]["subprocess"]
-    print(f"SUBPROCESS took {ratio:.1f} times as long as LOCAL (ratio of medians, warm LOCAL cache).")
+    print(
+        f"SUBPROCESS took {ratio:.1f} times as long as LOCAL (ratio of medians, warm LOCAL cache)."
+    )
 
 
 def main() -> int:
     """Run the demo; return the exit code."""
     columns = (
-        TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(),
+        TimeElapsedColumn(),
     )  # fmt: skip
     try:
         with Progress(*columns, console=console) as progress:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.messages_server import MessagesServer
 
 from claude_pm.models import embedded as embedded_module
 from claude_pm.models.embedded import EmbeddedServer, shared_server
 from claude_pm.models.weights import ensure_weights
 from claude_pm.settings import read_settings
+from tests.messages_server import MessagesServer
 
 if TYPE_CHECKING:
     from claude_pm.profiles import Profile

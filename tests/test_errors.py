@@ -90,7 +90,7 @@ class TestShowing:
     @each_class
     def test_pickled(self, found: type[ClaudePMError]) -> None:
         """An error survives the way through a process pool."""
-        again = pickle.loads(pickle.dumps(found("It broke.")))  # noqa: S301 - our own bytes
+        again = pickle.loads(pickle.dumps(found("It broke.")))
         assert type(again) is found
         assert str(again) == "It broke."
 
@@ -98,4 +98,4 @@ class TestShowing:
         """A model's error carries the wait that the server asked for, pickled or not."""
         assert ModelError("Busy.").retry_after_s is None
         error = ModelError("Busy.", retry_after_s=2.5)
-        assert pickle.loads(pickle.dumps(error)).retry_after_s == 2.5  # noqa: S301
+        assert pickle.loads(pickle.dumps(error)).retry_after_s == 2.5

@@ -58,7 +58,7 @@ class TestNames:
     def test_star_import(self) -> None:
         """``from claude_pm import *`` brings what ``__all__`` lists."""
         namespace: dict[str, object] = {}
-        exec("from claude_pm import *", namespace)  # noqa: S102 - the only way to ask
+        exec("from claude_pm import *", namespace)
         assert set(namespace) - {"__builtins__"} == set(claude_pm.__all__)
 
     def test_type_checkers_see_the_same(self) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
+from importlib import metadata
 
 import typer
 
-from claude_pm import __version__
 from claude_pm.cli import agents, doctor, models, orchestrate, profile, profiles, report
 from claude_pm.errors import ClaudePMError
 
@@ -29,9 +29,9 @@ app.add_typer(agents.app, name="agents")
 app.add_typer(models.app, name="models")
 
 
-def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback form
+def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"claude-pm {__version__}")
+        typer.echo(f"claude-pm {metadata.version('claude-pm')}")
         raise typer.Exit
 
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,9 +30,7 @@ class Finding:
     seen: str
 
 
-def doctor(
-    *, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
-) -> None:
+def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Try everything that a request needs, the model included; exit code 1 if something fails."""
     findings = [_try("settings", _settings)]
     if findings[0].works:
@@ -46,7 +45,9 @@ def doctor(
         print_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
-            mark = typer.style("ok  ", fg="green") if finding.works else typer.style("FAIL", fg="red")
+            mark = (
+                typer.style("ok  ", fg="green") if finding.works else typer.style("FAIL", fg="red")
+            )
             typer.echo(f"{mark}  {finding.what}: {finding.seen}")
     if not all(finding.works for finding in findings):
         raise typer.Exit(1)
@@ -108,7 +109,4 @@ def _model() -> str:
 
 
 def _notebook() -> str:
-    import ipykernel
-    import IPython
-
-    return f"IPython {IPython.__version__}, ipykernel {ipykernel.__version__}"
+    return ", ".join(f"{name} {metadata.version(name)}" for name in ("ipython", "ipykernel"))

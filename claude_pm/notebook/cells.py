@@ -92,7 +92,7 @@ class ProfileLine(EscapedCommand):
         ]
 
 
-class CellProfiler:
+class CellProfiler(ast.NodeTransformer):
     """Puts recordings around cells and lines; ``get_ipython().claude_pm``.
 
     It is one of IPython's AST transformers too (:meth:`visit`): a cell under
@@ -107,13 +107,14 @@ class CellProfiler:
 
     def pre_run_cell(self, info: ExecutionInfo) -> None:
         """Remember whether the cell is under ``%%claude_pm_profile``."""
-        first, _, body = info.raw_cell.lstrip().partition("\n")
+        raw_cell = info.raw_cell or ""
+        first, _, body = raw_cell.lstrip().partition("\n")
         options = _profile_options(first, body)
-        self._cell = None if options is None else self._recording(options, info.raw_cell)
+        self._cell = None if options is None else self._recording(options, raw_cell)
 
-    def visit(self, tree: ast.Module) -> ast.Module:
+    def visit(self, tree: ast.AST) -> ast.AST:
         """Put the cell's statements into ``with get_ipython().claude_pm.cell():``."""
-        if self._cell is None or self._cell.entered or not tree.body:
+        if self._cell is None or self._cell.entered or not isinstance(tree, ast.Module):
             return tree
         future = [node for node in tree.body if _is_future_import(node)]
         body = [node for node in tree.body if not _is_future_import(node)]

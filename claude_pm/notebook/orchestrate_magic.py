@@ -76,11 +76,11 @@ class OrchestrateMagics(Magics):
         try:
             async with session, _interruptible():
                 if len(modes) * values.repeat == 1:
-                    await _ask_and_print(self._shell, orchestrator, agent, request, modes[0], options)
-                else:
-                    await _ask_in_turns(
-                        orchestrator, agent, request, modes, values.repeat, options
+                    await _ask_and_print(
+                        self._shell, orchestrator, agent, request, modes[0], options
                     )
+                else:
+                    await _ask_in_turns(orchestrator, agent, request, modes, values.repeat, options)
         finally:
             keep(self._shell, session.profile, Keeping(values.save, values.as_name))
         return session.profile
@@ -101,7 +101,7 @@ async def _interruptible() -> AsyncIterator[None]:
     """
 
     async def tick() -> None:
-        while True:
+        while True:  # noqa: ASYNC110 - it waits for nothing
             await asyncio.sleep(_TICK_S)
 
     ticking = asyncio.create_task(tick())
@@ -148,8 +148,10 @@ async def _ask_in_turns(
                 agent, request, mode=mode, attributes={"repeat": turn}, **options
             )
             done += 1
-            progress = f"{done} of {total} answered; the last in {response.duration_s:.2f} s, {response.mode}"
-            shown.update({"text/plain": progress}, raw=True)
+            last = f"{response.duration_s:.2f} s, {response.mode}"
+            shown.update(
+                {"text/plain": f"{done} of {total} answered; the last in {last}"}, raw=True
+            )
 
 
 def _modes(text: str | None) -> list[OrchestrationMode | None]:

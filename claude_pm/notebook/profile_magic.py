@@ -85,7 +85,7 @@ def parse_options(line: str) -> ProfileOptions:
 
 def split_statement(line: str) -> tuple[str, str]:
     """Part a line into its options and the statement behind them, which stays as it was typed."""
-    actions = ProfileMagics.claude_pm_profile.parser._option_string_actions
+    actions = ProfileMagics.claude_pm_profile.parser._option_string_actions  # noqa: SLF001
     rest = line.lstrip()
     while rest.startswith("--"):
         word, _, behind = rest.partition(" ")

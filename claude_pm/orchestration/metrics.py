@@ -67,7 +67,9 @@ class OrchestrationMetrics:
                 "average_response_time_ms": 1e3 * self._answered_s / answered if answered else 0.0,
                 "p50_response_time_ms": 1e3 * _percentile(times_s, 0.50),
                 "p95_response_time_ms": 1e3 * _percentile(times_s, 0.95),
-                "cache_hit_rate": 100.0 * counts["hits"] / counts["loads"] if counts["loads"] else 0.0,
+                "cache_hit_rate": 100.0 * counts["hits"] / counts["loads"]
+                if counts["loads"]
+                else 0.0,
                 "failures": counts["error"],
                 "timeouts": counts["timeout"],
                 "cancelled": counts["cancelled"],

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from claude_pm.errors import ModeError, OrchestrationTimeoutError, RequestError
 from claude_pm.models import Model, OnText, Usage, connect
@@ -145,7 +145,9 @@ class Orchestrator:
                 )
                 answer = await self._within(limit_s, message)
                 chat = answer.chat
-                ttft_s = None if chat.first_text_ns is None else (chat.first_text_ns - start_ns) / 1e9
+                ttft_s = (
+                    None if chat.first_text_ns is None else (chat.first_text_ns - start_ns) / 1e9
+                )
                 root.set(model=chat.model, ttft_s=ttft_s, response=chat.text)
             status = "ok"
         except TimeoutError:
@@ -178,7 +180,7 @@ class Orchestrator:
         """Close the connections that this orchestrator holds in the running loop."""
         await self._model.aclose()
 
-    async def __aenter__(self) -> Orchestrator:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_error: object) -> None:
@@ -244,11 +246,15 @@ def _request_text(request: Request) -> str:
     elif isinstance(request, Mapping):
         task = request.get("task", "")
         others = {key: value for key, value in request.items() if key != "task"}
-        lines = [_as_text(task).strip(), *(f"{key}: {_as_text(value)}" for key, value in others.items())]
+        lines = [
+            _as_text(task).strip(),
+            *(f"{key}: {_as_text(value)}" for key, value in others.items()),
+        ]
         text = "\n".join(line for line in lines if line)
     else:
         raise RequestError(
-            f"A request is a text or a mapping such as {{'task': ...}}, not {type(request).__name__}."
+            "A request is a text or a mapping such as {'task': ...}, not "
+            f"{type(request).__name__}."
         )
     if not text:
         raise RequestError("The request is empty: say what the agent should do.")

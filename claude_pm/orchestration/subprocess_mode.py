@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -10,7 +11,7 @@ import signal
 import sys
 import time
 from collections import deque
-from typing import Any
+from typing import Any, Self
 
 from claude_pm.errors import WorkerError, error_class
 from claude_pm.models import ChatResult, Usage
@@ -95,7 +96,9 @@ async def _read_answer(worker: _Worker, message: Message) -> Answer:
 
 def _as_subprocess(recorded: dict[str, Any], message: Message) -> dict[str, Any]:
     """Give the worker's spans the agent and mode that their parent span has in this process."""
-    spans = [{**row, "agent": message.agent, "mode": str(message.mode)} for row in recorded["spans"]]
+    spans = [
+        {**row, "agent": message.agent, "mode": str(message.mode)} for row in recorded["spans"]
+    ]
     return {**recorded, "spans": spans}
 
 
@@ -111,7 +114,7 @@ class _Worker:
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None else None
 
-    async def __aenter__(self) -> _Worker:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_error: object) -> None:
@@ -119,11 +122,9 @@ class _Worker:
         if process is None:
             return
         if process.returncode is None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 # Its own process group: whatever it started goes with it.
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         await process.wait()
         if self._stderr_task is not None:
             await self._stderr_task
@@ -179,7 +180,11 @@ class _Worker:
         status = await self._process.wait()
         if self._stderr_task is not None:
             await self._stderr_task
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with {status}"
+        how = (
+            f"was killed by {signal.Signals(-status).name}"
+            if status < 0
+            else f"exited with {status}"
+        )
         said = f" Its last words: {self._stderr[-1]}" if self._stderr else ""
         return WorkerError(f"The worker (pid {self.pid}) {how} before it answered.{said}")
 

@@ -30,7 +30,7 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class WorkerRequest:
-    """What a worker is told. ``settings`` hold the key: it goes through a pipe, never a command line.
+    """What a worker is told. ``settings`` hold the key: they go through a pipe, to nobody else.
 
     ``recording`` is None, or what the parent records: ``cpu``, ``memory`` and ``traceparent``.
     """
@@ -61,7 +61,7 @@ def main() -> None:
 def _serve(request: WorkerRequest, settings: Settings, replies: IO[str]) -> dict[str, Any]:
     session = None
     if request.recording is not None:
-        session = ProfileSession("worker", role="worker", **request.recording)  # type: ignore[arg-type]
+        session = ProfileSession("worker", role="worker", **request.recording)
         session.start()
     outcome: dict[str, Any]
     try:
@@ -80,9 +80,7 @@ def _serve(request: WorkerRequest, settings: Settings, replies: IO[str]) -> dict
 
 async def _answer(request: WorkerRequest, settings: Settings, replies: IO[str]) -> Answer:
     model = connect(settings)
-    mode = LocalMode(
-        model, AgentRegistry(), ContextManager(), use_cache=settings.cache_enabled
-    )
+    mode = LocalMode(model, AgentRegistry(), ContextManager(), use_cache=settings.cache_enabled)
     message = Message(
         agent=request.agent,
         request=request.request,
@@ -97,7 +95,7 @@ async def _answer(request: WorkerRequest, settings: Settings, replies: IO[str]) 
 
 
 def _take_stdout() -> IO[str]:
-    """Keep the pipe to the parent for replies alone: whatever else prints goes to standard error."""
+    """Keep the pipe to the parent for replies alone: all other prints go to standard error."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return replies

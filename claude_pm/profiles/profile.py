@@ -40,7 +40,9 @@ class Profile:
             None if tables is None else dict(tables)
         )
 
-    def finish(self, meta: dict[str, Any], tables: Mapping[str, pd.DataFrame | TableSource]) -> None:
+    def finish(
+        self, meta: dict[str, Any], tables: Mapping[str, pd.DataFrame | TableSource]
+    ) -> None:
         """Fill in what was recorded. Called once, by whoever recorded it."""
         self.meta = meta
         self._tables = dict(tables)
@@ -123,18 +125,20 @@ class Profile:
         """
         import pandas as pd
 
-        phases = pd.DataFrame(_phase_seconds(self.spans), columns=["phase", "seconds"])
-        if phases.empty:
-            return pd.DataFrame(columns=list(SUMMARY_COLUMNS))
-        grouped = phases.groupby("phase")["seconds"]
-        table = grouped.agg(
-            n="count",
-            total_s="sum",
-            median_s="median",
-            p95_s=lambda seconds: seconds.quantile(0.95),
-            max_s="max",
-        )
-        return table.sort_values("total_s", ascending=False).reset_index()[list(SUMMARY_COLUMNS)]
+        seconds = pd.DataFrame(_phase_seconds(self.spans), columns=["phase", "seconds"])
+        rows = [
+            {
+                "phase": phase,
+                "n": len(group),
+                "total_s": group["seconds"].sum(),
+                "median_s": group["seconds"].median(),
+                "p95_s": group["seconds"].quantile(0.95),
+                "max_s": group["seconds"].max(),
+            }
+            for phase, group in seconds.groupby("phase")
+        ]
+        table = pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
+        return table.sort_values("total_s", ascending=False, ignore_index=True)
 
     def save(self, dir: str | Path | None = None) -> Path:
         """Store it as ``<dir>/<id>/`` and return that folder.

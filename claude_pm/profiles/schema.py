@@ -122,7 +122,9 @@ SAMPLES = Table(
         Column("thread", _TEXT, "thread's name"),
         Column("task", _TEXT, "asyncio task's name"),
         Column("state", _TEXT, "running or waiting"),
-        Column("stack", _TEXT, "frames, root first, ';' between; a frame is 'qualname (file:line)'"),
+        Column(
+            "stack", _TEXT, "frames, root first, ';' between; a frame is 'qualname (file:line)'"
+        ),
         Column("weight_s", _REAL, "wall seconds that the sample stands for"),
         Column("cpu_s", _REAL, "CPU seconds of that thread in it"),
     ),
@@ -168,8 +170,7 @@ LINES = Table(
 )
 
 TABLES: Mapping[str, Table] = {
-    table.name: table
-    for table in (SPANS, FUNCTIONS, CALLERS, SAMPLES, MEMORY, ALLOCATIONS, LINES)
+    table.name: table for table in (SPANS, FUNCTIONS, CALLERS, SAMPLES, MEMORY, ALLOCATIONS, LINES)
 }
 
 

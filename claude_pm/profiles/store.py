@@ -71,7 +71,9 @@ def load(path_or_id: str | Path) -> Profile:
 
 
 def list_profiles(dir: str | Path | None = None) -> pd.DataFrame:
-    """Return all saved profiles, newest first: ``id, name, created_at, duration_s, model_use, path``.
+    """Return all saved profiles, newest first.
+
+    Columns: ``id, name, created_at, duration_s, model_use, path, error``.
 
     A folder that cannot be read is not listed as if it could: its row has the reason under
     ``error`` and nulls elsewhere.
@@ -116,7 +118,9 @@ def _find(path_or_id: str | Path) -> Path:
     known = [path.name for path in _profile_folders(parent)]
     named = [id for id in known if str(path_or_id) and str(path_or_id) in id]
     nearest = named[:3] or difflib.get_close_matches(str(path_or_id), known, n=3, cutoff=0.3)
-    hint = f" Nearest: {', '.join(nearest)}." if nearest else f" {parent} holds {len(known)} profiles."
+    hint = (
+        f" Nearest: {', '.join(nearest)}." if nearest else f" {parent} holds {len(known)} profiles."
+    )
     raise ProfileNotFoundError(f"There is no profile {str(path_or_id)!r}.{hint}")
 
 
@@ -125,10 +129,14 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ProfileDamagedError(f"The profile {folder} is damaged: {path.name}: {error}.") from error
+        raise ProfileDamagedError(
+            f"The profile {folder} is damaged: {path.name}: {error}."
+        ) from error
     version = meta.get("schema_version") if isinstance(meta, dict) else None
     if not isinstance(version, int):
-        raise ProfileDamagedError(f"The profile {folder} is damaged: {path.name} has no schema_version.")
+        raise ProfileDamagedError(
+            f"The profile {folder} is damaged: {path.name} has no schema_version."
+        )
     if version > schema.SCHEMA_VERSION:
         raise ProfileSchemaError(
             f"The profile {folder} has schema version {version}; this claude_pm reads up to "
@@ -136,7 +144,9 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         )
     missing = [name for name in _REQUIRED_META if name not in meta]
     if missing:
-        raise ProfileDamagedError(f"The profile {folder} is damaged: {path.name} has no {missing[0]}.")
+        raise ProfileDamagedError(
+            f"The profile {folder} is damaged: {path.name} has no {missing[0]}."
+        )
     return dict(meta)
 
 
@@ -149,7 +159,9 @@ def _read_table(folder: Path, name: str) -> pd.DataFrame:
         data = pd.read_parquet(path)
     except (OSError, ValueError, ArrowException) as error:
         reason = "the file is missing" if not path.exists() else str(error).splitlines()[0]
-        raise ProfileDamagedError(f"The profile {folder} is damaged: {path.name}: {reason}.") from error
+        raise ProfileDamagedError(
+            f"The profile {folder} is damaged: {path.name}: {reason}."
+        ) from error
     schema.check(schema.TABLES[name], data, where=str(folder))
     return data
 

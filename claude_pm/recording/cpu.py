@@ -83,7 +83,8 @@ class CpuProfiler:
         """Return the rows of ``functions`` and of ``callers``, notebook machinery left out."""
         entries = _visible(_entries(self._profile))
         pid = os.getpid()
-        functions, callers = [], []
+        functions: list[dict[str, Any]] = []
+        callers: list[dict[str, Any]] = []
         for (function, file, line), entry in entries.items():
             shown = rename_file(file)
             functions.append(
@@ -136,9 +137,7 @@ def _entries(profile: cProfile.Profile) -> dict[_Label, _Entry]:
 
 
 def _tally(raw: Any) -> _Tally:
-    return _Tally(
-        raw.callcount, raw.callcount - raw.reccallcount, raw.inlinetime, raw.totaltime
-    )
+    return _Tally(raw.callcount, raw.callcount - raw.reccallcount, raw.inlinetime, raw.totaltime)
 
 
 def _label(code: CodeType | str) -> _Label:

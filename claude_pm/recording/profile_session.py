@@ -231,7 +231,7 @@ def _frame(name: str, rows: list[Mapping[str, Any]], origin_ns: int) -> pd.DataF
 
 
 def _profile_id(created_at: datetime, name: str) -> str:
-    """Return an id that sorts by time, reads as a name, and is unique: ``20260131T090000123-...``."""
+    """Return an id that sorts by time, holds the name, and is unique."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].rstrip("-") or "profile"
     time_part = created_at.strftime("%Y%m%dT%H%M%S") + f"{created_at.microsecond // 1000:03d}"
     return f"{time_part}-{slug}-{secrets.token_hex(2)}"
@@ -259,7 +259,11 @@ def _git_state() -> tuple[str | None, bool | None]:
 def _git(*arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, timeout=_GIT_TIMEOUT_S, check=True
+            ["git", *arguments],  # noqa: S607 - whichever git the user has
+            capture_output=True,
+            text=True,
+            timeout=_GIT_TIMEOUT_S,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None

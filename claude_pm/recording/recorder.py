@@ -133,7 +133,9 @@ class Recorder:
             starts, ends = columns["start_ns"], columns["end_ns"]
             columns["attributes"] = [self._attributes.get(i, "{}") for i in range(len(starts))]
         columns["start_s"] = [(start - self.origin_ns) / 1e9 for start in starts]
-        columns["duration_s"] = [(end - start) / 1e9 for start, end in zip(starts, ends, strict=True)]
+        columns["duration_s"] = [
+            (end - start) / 1e9 for start, end in zip(starts, ends, strict=True)
+        ]
         columns["self_s"] = _self_seconds(columns["span_id"], columns["parent_id"], starts, ends)
         order = sorted(range(len(starts)), key=starts.__getitem__)
         ordered = {name: [column[i] for i in order] for name, column in columns.items()}

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import random
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 if TYPE_CHECKING:
     from claude_pm.recording.recorder import Recorder
@@ -112,7 +113,7 @@ class Span:
             else:
                 self.attributes[key] = value
 
-    def __enter__(self) -> Span:
+    def __enter__(self) -> Self:
         recorder = self._recorder
         if recorder is not None:
             self.thread = threading.current_thread().name
@@ -137,12 +138,10 @@ class Span:
         if error is not None and self.error is None:
             self.error = f"{type(error).__name__}: {error}"
         if self._token is not None:
-            try:
+            # A span may be closed in another context than it was opened in, as an async generator
+            # does: that context keeps its own position.
+            with contextlib.suppress(ValueError):
                 _position.reset(self._token)
-            except ValueError:
-                # Closed in another context than it was opened in, as an async generator may:
-                # that context keeps its own position.
-                pass
         recorder.closed(self)
 
 

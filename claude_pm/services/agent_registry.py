@@ -34,7 +34,11 @@ class AgentRegistry:
         if wanted in known:
             return wanted
         nearest = difflib.get_close_matches(wanted, known, n=3, cutoff=0.4)
-        hint = f"Did you mean {' or '.join(nearest)}?" if nearest else f"There are: {', '.join(known)}."
+        hint = (
+            f"Did you mean {' or '.join(nearest)}?"
+            if nearest
+            else f"There are: {', '.join(known)}."
+        )
         raise UnknownAgentError(f"There is no agent {name!r}. {hint}")
 
     def get_agent(self, name: str) -> Agent:

@@ -1,4 +1,4 @@
-"""What an agent is told of the working folder: excerpts of CLAUDE.md and README, within a budget."""
+"""What an agent is told of the working folder: excerpts of CLAUDE.md and README."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def time_unit(longest_s: float) -> tuple[float, str]:
     return next((unit for unit in _UNITS if longest_s >= unit[0]), _UNITS[-1])
 
 
-def whole(number: int | float | None) -> str:
+def whole(number: float | None) -> str:
     """Return a count with thousands separated; a median may end in .5."""
     if number is None:
         return UNKNOWN

@@ -10,8 +10,6 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests import messages_server as api
-from tests.messages_server import MessagesServer, Reply
 
 from claude_pm.errors import (
     ContextTooLongError,
@@ -24,6 +22,8 @@ from claude_pm.errors import (
     UnknownModelError,
 )
 from claude_pm.models import ChatRequest, Completion, MessagesClient, TextDelta, Usage
+from tests import messages_server as api
+from tests.messages_server import MessagesServer, Reply
 
 REQUEST = ChatRequest(system=("You are brief.",), user="Say hello.", max_tokens=16)
 KEY = "sk-secret-of-the-test"
@@ -66,6 +66,7 @@ class TestText:
         client = MessagesClient(server.url, model="m")
         async with aclosing(client.stream(REQUEST)) as events:
             assert await anext(events) == TextDelta("first")
+        await client.aclose()
 
     async def test_no_empty_pieces(self, server: MessagesServer) -> None:
         """A delta without text is no piece of the answer: the time to first text is not its time."""
@@ -528,7 +529,7 @@ class TestConnectionErrors:
     async def test_all_connections_busy(self, server: MessagesServer) -> None:
         """A pool that is used up is not the server's silence: the error says what is."""
         server.script(api.stream(api.start(), api.delta("Hello"), ending="held"))
-        client = MessagesClient(server.url, model="m", max_connections=1, timeout_s=0.05)
+        client = MessagesClient(server.url, model="m", max_connections=1, timeout_s=0.5)
         held = client.stream(REQUEST)
         await anext(held)
         with pytest.raises(ModelConnectionError, match="connections") as caught:

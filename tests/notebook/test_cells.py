@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from IPython.core.error import UsageError
+
 from claude_pm.notebook.cells import rewrite_cell
 from claude_pm.notebook.profile_magic import parse_options, split_statement
-from IPython.core.error import UsageError
 
 
 def rewritten(cell: str) -> str:

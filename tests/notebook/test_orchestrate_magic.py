@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from tests.notebook.kernel import Kernel
 
 pytestmark = pytest.mark.slow

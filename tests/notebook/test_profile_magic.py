@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from tests.notebook.kernel import Kernel
 
 pytestmark = pytest.mark.slow
@@ -124,9 +125,7 @@ class TestCell:
 
     def test_future_import_and_semicolon(self, kernel: Kernel) -> None:
         """A future import may stand in the cell, and a semicolon hides the value."""
-        ran = kernel.run(
-            "%%claude_pm_profile --quiet\nfrom __future__ import annotations\n1 + 1;"
-        )
+        ran = kernel.run("%%claude_pm_profile --quiet\nfrom __future__ import annotations\n1 + 1;")
         assert (ran.error, ran.result) == (None, {})
 
     def test_syntax_error_is_the_users(self, kernel: Kernel) -> None:
