@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -62,16 +63,19 @@ def show(profile: claude_pm.Profile) -> None:
     """Print the comparison."""
     modes = compare_modes(profile)
     table = Table(
-        title=f"{', '.join(AGENTS)}; at most {MAX_TOKENS} tokens out", title_justify="left"
+        title=f"{', '.join(AGENTS)}; at most {MAX_TOKENS} tokens out",
+        title_justify="left",
+        box=SIMPLE,
+        pad_edge=False,
     )
     columns = ("mode", "n", "median", "p95", "TTFT", "cache reads", "tokens in", "tokens out")
     for column in columns:
-        table.add_column(column, justify="left" if column == "mode" else "right")
-    for row in modes.itertuples():
+        table.add_column(column, justify="left" if column == "mode" else "right", no_wrap=True)
+    for row in modes.to_dict("records"):
         table.add_row(
-            row.mode.upper(), str(row.n), f"{row.median_s:.2f} s", f"{row.p95_s:.2f} s",
-            f"{row.ttft_median_s:.2f} s", f"{row.cache_read_tokens:.0f}",
-            f"{row.input_tokens:.0f}", f"{row.output_tokens:.0f}",
+            row["mode"].upper(), str(row["n"]), f"{row["median_s"]:.2f} s", f"{row["p95_s"]:.2f} s",
+            f"{row["ttft_median_s"]:.2f} s", f"{row["cache_read_tokens"]:.0f}",
+            f"{row["input_tokens"]:.0f}", f"{row["output_tokens"]:.0f}",
         )  # fmt: skip
     Console().print(table)
     ratio = modes.set_index("mode")["ratio"]["subprocess"]

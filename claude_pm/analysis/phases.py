@@ -106,9 +106,7 @@ def split_request(request: Request) -> list[Segment]:
     """Return the request's stretches, in order."""
     by_id = {part["span_id"]: part for part in request.parts}
     layers = [
-        (_depth(part, by_id), segment)
-        for part in request.parts
-        for segment in split_span(part)
+        (_depth(part, by_id), segment) for part in request.parts for segment in split_span(part)
     ]
     start = request.span["start_s"]
     return _painted(start, start + request.span["duration_s"], layers)
@@ -136,9 +134,7 @@ def _depth(span: Row, by_id: dict[str, Row]) -> int:
     return depth
 
 
-def _painted(
-    start: float, end: float, layers: Sequence[tuple[int, Segment]]
-) -> list[Segment]:
+def _painted(start: float, end: float, layers: Sequence[tuple[int, Segment]]) -> list[Segment]:
     """Cut the interval where a phase begins or ends, and give each piece its innermost phase."""
     edges = {start, end}
     for _, segment in layers:

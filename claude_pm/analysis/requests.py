@@ -78,9 +78,7 @@ def requests_table(profile: Profile) -> pd.DataFrame:
 def find_requests(spans: Sequence[Row]) -> list[Request]:
     """Return the requests among the spans, ordered by start, each with its own parts."""
     owners = owner_ids(spans)
-    found = {
-        span["span_id"]: Request(span, []) for span in spans if span["name"] == REQUEST
-    }
+    found = {span["span_id"]: Request(span, []) for span in spans if span["name"] == REQUEST}
     for span, owner in zip(spans, owners, strict=True):
         if owner is not None and span["name"] != REQUEST:
             found[owner].parts.append(span)

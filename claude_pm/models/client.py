@@ -50,6 +50,7 @@ class MessagesClient:
         cache: mark the system blocks as worth keeping in the server's prompt cache.
         keep_alive: reuse connections. Off for a server that drops them after a streamed answer.
         max_connections: size of the connection pool.
+        use_proxy: go through the proxy that the environment names, if it names one.
     """
 
     use: ModelUse = "live"
@@ -64,6 +65,7 @@ class MessagesClient:
         cache: bool = True,
         keep_alive: bool = True,
         max_connections: int = MAX_CONNECTIONS,
+        use_proxy: bool = True,
     ) -> None:
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
         self.model = model
@@ -72,6 +74,7 @@ class MessagesClient:
         self._cache = cache
         self._keep_alive = keep_alive
         self._max_connections = max_connections
+        self._use_proxy = use_proxy
         # A connection pool belongs to the event loop it was first used in.
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx2.AsyncClient] = (
             WeakKeyDictionary()
@@ -122,7 +125,8 @@ class MessagesClient:
         }
         if system:
             body["system"] = system
-        if request.temperature is not None:
+        # Claude refuses it since Opus 4.7: its API has no sampling parameters any more.
+        if request.temperature is not None and "claude" not in (self.model or "").lower():
             body["temperature"] = request.temperature
         return body
 
@@ -188,6 +192,7 @@ class MessagesClient:
                 headers=headers,
                 limits=httpx2.Limits(max_connections=self._max_connections),
                 timeout=httpx2.Timeout(self._timeout_s, connect=_CONNECT_TIMEOUT_S),
+                trust_env=self._use_proxy,
             )
             self._pools[loop] = pool
         return pool

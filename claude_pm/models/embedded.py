@@ -31,6 +31,8 @@ _BATCH_TOKENS = 128
 # Prompts of agents that alternate are kept here; llama.cpp's own default is 8 GiB.
 _PROMPT_CACHE_MIB = 256
 _HTTP_THREADS = 8
+# Stopping in the middle of an answer waits for the next ping; llama.cpp's own default is 30 s.
+_PING_S = 1
 _MAX_THREADS = 8
 # The small model repeats itself without end otherwise.
 _REPEAT_PENALTY = 1.1
@@ -59,6 +61,7 @@ class EmbeddedServer:
         parameters.cpuparams.n_threads = _threads()
         parameters.cpuparams_batch.n_threads = _threads()
         parameters.n_threads_http = _HTTP_THREADS
+        parameters.sse_ping_interval = _PING_S
         parameters.sampling.penalty_repeat = _REPEAT_PENALTY
         parameters.hostnames = ["127.0.0.1"]
         parameters.port = 0
@@ -169,6 +172,7 @@ class EmbeddedModel:
             cache=self._cache,
             # Seen: it may drop a kept connection after a streamed answer.
             keep_alive=False,
+            use_proxy=False,
         )
         return self._client
 

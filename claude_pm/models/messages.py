@@ -14,7 +14,7 @@ class ChatRequest:
     """One request to a model.
 
     ``system`` are blocks, the most stable first: each may be kept in the model's prompt cache
-    together with all before it.
+    together with all before it. ``temperature`` is not sent to Claude, which refuses it.
     """
 
     system: tuple[str, ...]

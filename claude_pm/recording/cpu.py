@@ -23,7 +23,7 @@ _BUILTIN_FILE = "~"
 # Frames of the notebook's own machinery share the kernel's thread and loop with the user's code.
 _MACHINERY = (
     "IPython", "ipykernel", "tornado", "traitlets", "zmq", "jupyter_client", "comm",
-    "claude_pm.recording", "claude_pm.notebook",
+    "claude_pm.cli", "claude_pm.notebook", "claude_pm.recording",
 )  # fmt: skip
 
 _Label = tuple[str, str, int]

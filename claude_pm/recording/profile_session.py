@@ -131,10 +131,10 @@ class ProfileSession:
             return self.profile
         self._stop_recording(recorder)
         rows = self._rows(rename_file)
-        if self._outer is not None and not self._outer.finished:
-            self._outer.merge(recorder.dump(rows))
         for name, more in recorder.worker_tables.items():
             rows.setdefault(name, []).extend(more)
+        if self._outer is not None and not self._outer.finished:
+            self._outer.merge(recorder.dump(rows))
         tables: dict[str, pd.DataFrame | TableSource] = {"spans": recorder.spans_frame}
         for name, found in rows.items():
             tables[name] = functools.partial(_frame, name, found, recorder.origin_ns)

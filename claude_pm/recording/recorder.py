@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import os
 import threading
 import time
@@ -142,18 +143,18 @@ class Recorder:
         return schema.frame(schema.SPANS, ordered)
 
     def _append(self, row: Mapping[str, Any]) -> None:
-        columns = self._columns
-        index = len(columns["start_ns"])
-        for name in _TEXTS:
-            columns[name].append(self._code(row[name]))
+        # What is wrong with a row shows before the first append: columns stay equally long.
+        values: dict[str, float] = {name: self._code(row[name]) for name in _TEXTS}
         for name in _WHOLES:
             value = row[name]
-            columns[name].append(_NULL if value is None else value)
+            values[name] = _NULL if value is None else operator.index(value)
         for name in _REALS:
             value = row[name]
-            columns[name].append(math.nan if value is None else value)
+            values[name] = math.nan if value is None else float(value)
         if row["attributes"]:
-            self._attributes[index] = json.dumps(row["attributes"], default=str)
+            self._attributes[len(self._columns["start_ns"])] = _attributes_json(row["attributes"])
+        for name, value in values.items():
+            self._columns[name].append(value)
 
     def _code(self, text: str | None) -> int:
         if text is None:
@@ -184,6 +185,26 @@ def _row_of(span: Span) -> dict[str, Any]:
         "attributes": span.attributes,
     }  # fmt: skip
     return row
+
+
+def _attributes_json(attributes: Mapping[str, Any]) -> str:
+    """Return a JSON object; a value that JSON cannot hold stands in it as text."""
+    try:
+        return _json(attributes)
+    except (TypeError, ValueError):
+        return _json({key: _json_value(value) for key, value in attributes.items()})
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, default=str, allow_nan=False)
+
+
+def _json_value(value: Any) -> Any:
+    try:
+        _json(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return value
 
 
 def _wholes(column: Iterable[int]) -> list[int | None]:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import operator
 import random
 import threading
 import time
@@ -106,10 +107,14 @@ class Span:
         return f"00-{self.trace_id}-{self.span_id}-01" if self._recorder is not None else None
 
     def set(self, **values: Any) -> None:
-        """Set columns and attributes; attribute values have to be JSON values."""
+        """Set columns and attributes; attribute values have to be JSON values.
+
+        Raises:
+            TypeError: a column cannot hold the value.
+        """
         for key, value in values.items():
             if key in Span.COLUMNS:
-                setattr(self, key, value)
+                setattr(self, key, None if value is None else _column_value(key, value))
             else:
                 self.attributes[key] = value
 
@@ -137,12 +142,33 @@ class Span:
             self.status = _status_of(error_type)
         if error is not None and self.error is None:
             self.error = f"{type(error).__name__}: {error}"
-        if self._token is not None:
+        position = _position.get()
+        # Closed out of turn, a span leaves the position to whoever has it now: another span, or
+        # another profile.
+        if self._token is not None and position is not None and position[1] is self:
             # A span may be closed in another context than it was opened in, as an async generator
             # does: that context keeps its own position.
             with contextlib.suppress(ValueError):
                 _position.reset(self._token)
         recorder.closed(self)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("it is text")
+    return value
+
+
+_NUMBERS: dict[str, Callable[[Any], float]] = {"ttft_s": float, "cost_usd": float}
+_NUMBERS |= {name: operator.index for name in Span.COLUMNS if name.endswith("_tokens")}
+
+
+def _column_value(column: str, value: Any) -> Any:
+    """Return the value as its column holds it; a wrong one would spoil the table in the end."""
+    try:
+        return _NUMBERS.get(column, _text)(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"The span column {column!r} cannot hold {value!r}: {error}.") from None
 
 
 def span(name: str, **attributes: Any) -> Span:
@@ -170,7 +196,7 @@ def span(name: str, **attributes: Any) -> Span:
 def current_span() -> Span | None:
     """Return the span that is open here, if a profile is being recorded."""
     position = _position.get()
-    return position[1] if position is not None else None
+    return position[1] if position is not None and not position[0].finished else None
 
 
 def current_recorder() -> Recorder | None:
@@ -187,7 +213,7 @@ def traced(function: Callable[_P, _R], /) -> Callable[_P, _R]: ...
 
 @overload
 def traced(
-    name: str | None = None, /, **attributes: Any
+    name: str | None = None, **attributes: Any
 ) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]: ...
 
 
@@ -200,6 +226,8 @@ def traced(function: Any = None, /, **attributes: Any) -> Any:
     Raises:
         TypeError: on a generator function, whose interval would be the consumer's, not its own.
     """
+    if function is None:
+        function = attributes.pop("name", None)
     if function is None or isinstance(function, str):
         return functools.partial(_traced, name=function, attributes=attributes)
     return _traced(function, name=None, attributes={})
@@ -269,6 +297,7 @@ def _status_of(error_type: type[BaseException] | None) -> str:
         return "ok"
     if issubclass(error_type, TimeoutError):
         return "timeout"
-    if issubclass(error_type, (asyncio.CancelledError, KeyboardInterrupt)):
+    # GeneratorExit: whoever consumed a generator has had enough of it.
+    if issubclass(error_type, (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)):
         return "cancelled"
     return "error"

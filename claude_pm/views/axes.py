@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import ceil
 from typing import TYPE_CHECKING
 
 from claude_pm.views import palette, words
@@ -16,8 +17,12 @@ if TYPE_CHECKING:
 FRAME_IN = 1.35
 """Height of what surrounds the rows of a chart: title, axis and note."""
 LEGEND_IN = 0.35
+_AXIS_IN = 0.5
 
 _LOG_SPREAD = 20
+_MANY = 200
+_LEGEND_CHARACTERS = 97
+_KEY_CHARACTERS = 5
 _GOLDEN_RATIO = 0.6180339887498949
 
 
@@ -102,15 +107,20 @@ def strip(
         for number in range(len(seconds))
     ]
     ax.scatter(
-        seconds, heights, s=22, marker=marker, color=colour, alpha=0.75, linewidths=0, zorder=3
-    )
+        seconds, heights, s=22 if len(seconds) <= _MANY else 9, marker=marker, color=colour,
+        alpha=0.85, edgecolors="white", linewidths=0.6 if len(seconds) <= _MANY else 0.2, zorder=3,
+    )  # fmt: skip
     lower, median, upper = (quantile(seconds, share) for share in (0.25, 0.5, 0.75))
     if len(seconds) > 1:
         ax.fill_betweenx(
-            [row - half_height, row + half_height], lower, upper, color=colour, alpha=0.18,
+            [row - half_height, row + half_height], lower, upper, color=colour, alpha=0.2,
             linewidth=0, zorder=1,
         )  # fmt: skip
-    ax.vlines(median, row - half_height, row + half_height, color=colour, linewidth=2.6, zorder=2)
+    reach = half_height * 1.2
+    # In the colour of the text, to be seen over dots and on any background.
+    ax.vlines(
+        median, row - reach, row + reach, color=ax.xaxis.label.get_color(), linewidth=1.6, zorder=4
+    )
 
 
 def quantile(values: Iterable[float], share: float) -> float:
@@ -122,14 +132,26 @@ def quantile(values: Iterable[float], share: float) -> float:
 
 def legend(ax: Axes, keys: Sequence[Artist]) -> None:
     """Put a legend below the x axis, wherever that is."""
-    from matplotlib.transforms import offset_copy
+    from matplotlib.transforms import ScaledTranslation
 
-    below = offset_copy(ax.transAxes, ax.get_figure(), x=0, y=-38, units="points")
+    below = ax.transAxes + ScaledTranslation(0, -_AXIS_IN, ax.figure.dpi_scale_trans)
     ax.legend(
         handles=keys, loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=below,
-        ncols=min(len(keys), 6), frameon=False, fontsize=8.5, borderaxespad=0,
+        ncols=_fitting_columns([str(key.get_label()) for key in keys]), frameon=False, fontsize=8.5, borderaxespad=0,
         handlelength=1.1, columnspacing=1.4,
     )  # fmt: skip
+
+
+def _fitting_columns(texts: Sequence[str]) -> int:
+    """Return how many columns, filled one after the other, fit the width of the chart."""
+    for columns in range(len(texts), 1, -1):
+        height = ceil(len(texts) / columns)
+        widths = [
+            max(map(len, texts[first : first + height])) for first in range(0, len(texts), height)
+        ]
+        if sum(widths) + _KEY_CHARACTERS * len(widths) <= _LEGEND_CHARACTERS:
+            return columns
+    return 1
 
 
 def dot_key(text: str, colour: str, marker: str = "o") -> Artist:

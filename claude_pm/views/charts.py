@@ -45,9 +45,7 @@ WIDTH_IN = 8.6
 _STATE_OFFSET = 0.2
 
 
-def plot_modes(
-    profile: Profile, *, metric: Metric = "duration_s", ax: Axes | None = None
-) -> Axes:
+def plot_modes(profile: Profile, *, metric: Metric = "duration_s", ax: Axes | None = None) -> Axes:
     """Draw each mode's requests: every one a dot, with the median and the middle half.
 
     Warm-ups and failures are not drawn; the tick labels count what is. The axis is logarithmic
@@ -94,12 +92,13 @@ def draw_modes(profile: Profile, ax: Axes, metric: Metric) -> float | None:
     samples = {mode: seconds for mode, seconds in samples.items() if seconds}
     what = _METRICS[metric]
     if not samples:
-        return say(ax, f"No {what} to show: no answered request besides warm-ups has one.")
+        say(ax, f"No {what} to show: no answered request besides warm-ups has one.")
+        return None
     for row, (mode, seconds) in enumerate(samples.items()):
         strip(ax, row, seconds, palette.MODES.get(mode, palette.UNKNOWN_MODE))
     rows_axis(
         ax,
-        [f"{label(mode).upper()}\nn = {len(seconds)}" for mode, seconds in samples.items()],
+        [f"{label(mode).upper()}\nn = {len(seconds):,}" for mode, seconds in samples.items()],
     )
     dress(ax)
     samples_axis(ax, [second for seconds in samples.values() for second in seconds], what)
@@ -108,7 +107,7 @@ def draw_modes(profile: Profile, ax: Axes, metric: Metric) -> float | None:
     left_out = f"; {words.counted(failures, 'failure')} left out" if failures else ""
     title(
         ax,
-        _modes_seen(medians),
+        _modes_seen(medians, metric),
         f"Median {what}; a dot is a request, the box the middle half{left_out}"
         f"{model_note(profile)}",
     )
@@ -126,11 +125,12 @@ def draw_cache(profile: Profile, ax: Axes) -> float | None:
         ]
     )
     if not samples:
-        return say(
+        say(
             ax,
             "No cold or warm answers to show: no answered request says how much of its input came "
             "from the cache.",
         )
+        return None
     agents = list(dict.fromkeys(sample["agent"] for sample in samples))
     modes = list(dict.fromkeys(sample["mode"] for sample in samples))
     markers = {mode: "osD^"[number % 4] for number, mode in enumerate(modes)}
@@ -182,7 +182,8 @@ def draw_memory(profile: Profile, ax: Axes) -> float | None:
     memory = profile.memory
     readings = rows(memory[memory["rss_bytes"].notna() & memory["t_s"].notna()])
     if not readings:
-        return say(ax, "No memory to show: it was not recorded.")
+        say(ax, "No memory to show: it was not recorded.")
+        return None
     curves: dict[str, list[tuple[float, float]]] = {}
     for reading in readings:
         name = f"{label(reading['role'])} {reading['pid']}"
@@ -229,13 +230,15 @@ def _plot(ax: Axes | None, draw: Callable[[Axes], float | None]) -> Axes:
     return made
 
 
-def _modes_seen(medians: dict[str, float]) -> str:
+def _modes_seen(medians: Mapping[str, float], metric: Metric) -> str:
     """Say the medians, and how many times as long the slowest took as the fastest."""
     said = ", ".join(
         f"{label(mode).upper()} {words.duration(median)}" for mode, median in medians.items()
     )
     fastest, slowest = min(medians.values()), max(medians.values())
-    return f"{said}: {words.times(slowest / fastest)}" if len(medians) > 1 and fastest else said
+    if len(medians) > 1 and fastest:
+        said += f": {words.times(slowest / fastest)}"
+    return f"First text: {said}" if metric == "ttft_s" else said
 
 
 def _cache_seen(drawn: Mapping[tuple[str | None, str, str | None], Sequence[float]]) -> str:
@@ -249,5 +252,5 @@ def _cache_seen(drawn: Mapping[tuple[str | None, str, str | None], Sequence[floa
         text = ", ".join(f"{state} {words.duration(median)}" for state, median in medians.items())
         if len(medians) > 1 and medians["warm"]:
             text += f" ({words.times(medians['cold'] / medians['warm'])})"
-        said.append(f"{label(mode).upper()}: {text}" if len(by_mode) > 1 else text.capitalize())
-    return "; ".join(said)
+        said.append(f"{label(mode).upper()} {text}" if len(by_mode) > 1 else text)
+    return f"First text: {'; '.join(said)}"

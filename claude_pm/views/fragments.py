@@ -135,9 +135,9 @@ def own_spans(profile: Profile) -> Table:
         columns,
         [
             _cells(
-                words.one_line(str(span["phase"]), _TEXT_LIMIT),
+                _plain(span["phase"]),
                 words.whole(span["n"]),
-                *(words.duration(span[name]) for name in ("total_s", "median_s", "p95_s", "max_s")),
+                *_durations(span, "total_s", "median_s", "p95_s", "max_s"),
             )
             for span in found
         ],
@@ -158,14 +158,9 @@ def modes(profile: Profile) -> Table:
         [
             _cells(
                 words.mode_label(mode["mode"]),
-                words.whole(mode["n"]),
-                words.whole(mode["failures"]),
-                words.duration(mode["median_s"]),
-                words.duration(mode["p95_s"]),
-                words.duration(mode["ttft_median_s"]),
-                words.whole(mode["input_tokens"]),
-                words.whole(mode["cache_read_tokens"]),
-                words.whole(mode["output_tokens"]),
+                *_wholes(mode, "n", "failures"),
+                *_durations(mode, "median_s", "p95_s", "ttft_median_s"),
+                *_wholes(mode, "input_tokens", "cache_read_tokens", "output_tokens"),
                 words.times(mode["ratio"]),
             )
             for mode in rows(compare_modes(profile))
@@ -194,11 +189,10 @@ def functions(profile: Profile, limit: int) -> Table:
         [*columns, *_numbers("pid")] if several else columns,
         [
             _cells(
-                words.one_line(function["function"] or words.UNKNOWN, _TEXT_LIMIT),
+                _plain(function["function"]),
                 _where(function),
                 words.whole(function["calls"]),
-                words.duration(function["total_s"]),
-                words.duration(function["cumulative_s"]),
+                *_durations(function, "total_s", "cumulative_s"),
                 *([_plain(function["pid"])] if several else []),
             )
             for function in found
@@ -208,95 +202,88 @@ def functions(profile: Profile, limit: int) -> Table:
 
 
 def requests(profile: Profile) -> Table:
-    """Return the requests, one row each."""
+    """Return the requests, one row each; columns of which nothing is known are left out."""
     found = rows(requests_table(profile))
     columns = [
-        *_numbers("start"), Column("agent"), Column("mode"), Column("model"),
+        *_numbers("start"), Column("agent"), Column("mode"), Column("status"),
         *_numbers("duration", "first text", "prefill", "queue", "input", "from cache", "output",
                   "cost", "attempts"),
-        Column("cache"), Column("status"),
+        Column("cache"), Column("error"), Column("model"),
     ]  # fmt: skip
-    return Table(
-        columns,
-        [
-            _cells(
-                words.duration(request["start_s"]),
-                _plain(request["agent"]),
-                words.mode_label(request["mode"]),
-                _plain(request["model"]),
-                *(
-                    words.duration(request[name])
-                    for name in ("duration_s", "ttft_s", "prefill_s", "queue_s")
-                ),
-                *(
-                    words.whole(request[name])
-                    for name in ("input_tokens", "cache_read_tokens", "output_tokens")
-                ),
-                words.usd(request["cost_usd"]),
-                words.whole(request["attempts"]),
-                _plain(request["cache_state"]),
-                _outcome(request),
-            )
-            for request in found[:MAX_ROWS]
-        ],
-        _left_out(len(found), MAX_ROWS, "request", "requests"),
-    )
+    cells = [
+        _cells(
+            words.duration(request["start_s"]),
+            _plain(request["agent"]),
+            words.mode_label(request["mode"]),
+            _status(request) + (", warm-up" if request["warmup"] else ""),
+            *_durations(request, "duration_s", "ttft_s", "prefill_s", "queue_s"),
+            *_wholes(request, "input_tokens", "cache_read_tokens", "output_tokens"),
+            words.usd(request["cost_usd"]),
+            words.whole(request["attempts"]),
+            _plain(request["cache_state"]),
+            _plain(request["error"]),
+            _plain(request["model"]),
+        )
+        for request in found[:MAX_ROWS]
+    ]
+    left_out = _left_out(len(found), MAX_ROWS, "request", "requests")
+    return _without_unknown(Table(columns, cells, left_out))
 
 
 def spans(profile: Profile) -> Table:
     """Return the spans, one row each, indented below their parents."""
     found = rows(profile.spans)
     columns = [
-        *_numbers("start"), Column("span"), Column("agent"), Column("mode"),
+        *_numbers("start"), Column("span"), Column("agent"), Column("mode"), Column("status"),
         *_numbers("duration", "own time", "first text", "input", "from cache", "output", "pid"),
-        Column("status"), Column("more"),
+        Column("more"),
     ]  # fmt: skip
     depths = _depths(found)
-    return Table(
-        columns,
+    cells = [
         [
-            [
-                Cell(words.duration(span["start_s"])),
-                Cell(words.one_line(span["name"] or words.UNKNOWN, _TEXT_LIMIT), depth),
-                *_cells(
-                    _plain(span["agent"]),
-                    words.mode_label(span["mode"]),
-                    *(words.duration(span[name]) for name in ("duration_s", "self_s", "ttft_s")),
-                    *(
-                        words.whole(span[name])
-                        for name in ("input_tokens", "cache_read_tokens", "output_tokens")
-                    ),
-                    _plain(span["pid"]),
-                    _plain(span["status"] or "unfinished"),
-                    _more(span),
-                ),
-            ]
-            for span, depth in zip(found[:MAX_ROWS], depths, strict=False)
-        ],
-        _left_out(len(found), MAX_ROWS, "span", "spans"),
-    )
+            Cell(words.duration(span["start_s"])),
+            Cell(_plain(span["name"]), depths[span["span_id"]]),
+            *_cells(
+                _plain(span["agent"]),
+                words.mode_label(span["mode"]),
+                _status(span),
+                *_durations(span, "duration_s", "self_s", "ttft_s"),
+                *_wholes(span, "input_tokens", "cache_read_tokens", "output_tokens"),
+                _plain(span["pid"]),
+                _more(span),
+            ),
+        ]
+        for span in found[:MAX_ROWS]
+    ]
+    left_out = _left_out(len(found), MAX_ROWS, "span", "spans")
+    return _without_unknown(Table(columns, cells, left_out))
 
 
 def errors(profile: Profile) -> list[str]:
-    """Return the failures, a line each: of requests, and of spans outside them.
+    """Return the failures, a line each: of requests, and of other spans where they began.
 
-    A span that only passed a failure on, up from a span within it, is not named again.
+    Not named are spans that only passed on a failure from within, parts of a request that failed,
+    and attempts after which the request was answered all the same.
     """
     found = rows(profile.spans)
-    failed = [span for span in found if span["status"] in FAILURES]
-    passed_on = {span["parent_id"] for span in failed}
-    owners = {
-        span["span_id"]: owner for span, owner in zip(found, owner_ids(found), strict=True)
-    }
+    owners = dict(zip((span["span_id"] for span in found), owner_ids(found), strict=True))
+    failed = {span["span_id"]: span for span in found if span["status"] in FAILURES}
+    passed_on = {span["parent_id"] for span in failed.values()}
     named = [
         span
-        for span in failed
+        for span_id, span in failed.items()
         if span["name"] == REQUEST
-        or (owners[span["span_id"]] is None and span["span_id"] not in passed_on)
+        or (
+            span_id not in passed_on
+            and owners[span_id] not in failed
+            and not (owners[span_id] and span["name"] == "chat")
+        )
     ]
     lines = [_error_line(span) for span in named[:_MAX_ERRORS]]
     if len(named) > _MAX_ERRORS:
-        lines.append(f"and {words.counted(len(named) - _MAX_ERRORS, 'more failure')}")
+        lines.append(
+            f"and {words.counted(len(named) - _MAX_ERRORS, 'more failure', 'more failures')}"
+        )
     return lines
 
 
@@ -391,10 +378,8 @@ def _error_line(span: Row) -> str:
     return words.one_line(f"{who or 'request'}{mode}, {span['status']}{said}", _TEXT_LIMIT)
 
 
-def _outcome(request: Row) -> str:
-    warmup = ", warm-up" if request["warmup"] else ""
-    error = f": {request['error']}" if request["error"] else ""
-    return words.one_line(f"{request['status'] or 'unfinished'}{warmup}{error}", _TEXT_LIMIT)
+def _status(span: Row) -> str:
+    return _plain(span["status"] or "unfinished")
 
 
 def _more(span: Row) -> str:
@@ -404,18 +389,32 @@ def _more(span: Row) -> str:
 
 def _where(function: Row) -> str:
     file, line = function["file"], function["line"]
-    if file is None or file == "~":
+    if file == "~":
         return "built-in"
-    return words.one_line(f"{file}:{line}" if line is not None else file, _TEXT_LIMIT)
+    return _plain(file if file is None or line is None else f"{file}:{line}")
 
 
-def _depths(spans: Sequence[Row]) -> list[int]:
-    """Return how many ancestors each span has here."""
+def _depths(spans: Sequence[Row]) -> dict[str, int]:
+    """Return how many ancestors each span has among these."""
     depths: dict[str, int] = {}
+    # Ordered by start, parents come before their children.
     for span in spans:
-        # Ordered by start, parents come before their children.
         depths[span["span_id"]] = depths.get(span["parent_id"], -1) + 1
-    return list(depths.values())
+    return depths
+
+
+def _without_unknown(table: Table) -> Table:
+    """Leave out the columns of which no row knows anything."""
+    kept = [
+        i
+        for i in range(len(table.columns))
+        if any(row[i].text not in ("", words.UNKNOWN) for row in table.rows)
+    ]
+    return Table(
+        [table.columns[i] for i in kept],
+        [[row[i] for i in kept] for row in table.rows],
+        table.left_out,
+    )
 
 
 def _left_out(found: int, limit: int, noun: str, plural: str) -> str:
@@ -427,6 +426,14 @@ def _left_out(found: int, limit: int, noun: str, plural: str) -> str:
 
 def _plain(value: Any) -> str:
     return words.UNKNOWN if value is None else words.one_line(str(value), _TEXT_LIMIT)
+
+
+def _durations(row: Row, *names: str) -> list[str]:
+    return [words.duration(row[name]) for name in names]
+
+
+def _wholes(row: Row, *names: str) -> list[str]:
+    return [words.whole(row[name]) for name in names]
 
 
 def _numbers(*headings: str) -> list[Column]:

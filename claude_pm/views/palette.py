@@ -14,7 +14,7 @@ YELLOW = "#F0E442"
 BLUE = "#0072B2"
 VERMILLION = "#D55E00"
 PURPLE = "#CC79A7"
-DARK_GREY = "#6B6B6B"
+DARK_GREY = "#4D4D4D"
 LIGHT_GREY = "#BDBDBD"
 
 PHASES: Mapping[str, str] = {
@@ -29,9 +29,9 @@ PHASES: Mapping[str, str] = {
 }
 MODES: Mapping[str, str] = {"local": BLUE, "subprocess": ORANGE, "hybrid": GREEN}
 UNKNOWN_MODE = DARK_GREY
-CACHE_STATES: Mapping[str, str] = {"cold": SKY, "warm": VERMILLION}
-OWN_SPAN = "#8C8C8C"
-"""Spans that users opened themselves."""
+CACHE_STATES: Mapping[str, str] = {"cold": BLUE, "warm": VERMILLION}
+OWN_SPAN = "#EFEFEF"
+"""Spans that users opened themselves, outlined in dark grey."""
 ERROR = "#B2182B"
 LINES = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, SKY)
 """For curves without a meaning of their own, in order."""

@@ -178,7 +178,10 @@ def _environment(meta: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 def _meta_lines(key: str, value: Any) -> list[str]:
     if isinstance(value, Mapping):
         between = " " if key == "packages" else " = "
-        return [f"{name}{between}{_plain(part)}" for name, part in value.items()]
+        return [
+            f"{name}{between}{'not set' if part is None else _plain(part)}"
+            for name, part in value.items()
+        ]
     if key == "created_at":
         return [datetime.fromisoformat(value).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")]
     if key == "duration_s":

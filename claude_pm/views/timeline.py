@@ -72,7 +72,8 @@ def draw_timeline(profile: Profile, ax: Axes) -> float | None:
     """Draw what :func:`claude_pm.views.charts.plot_timeline` shows."""
     bars = _bars(rows(profile.spans))
     if not bars:
-        return say(ax, "No timeline to show: no spans were recorded.")
+        say(ax, "No timeline to show: no spans were recorded.")
+        return None
     shown = sorted(bars, key=lambda bar: bar.start_s - bar.end_s)[:MAX_BARS]
     placed, lanes = _place(shown)
     _draw_bars(ax, placed)
@@ -102,7 +103,14 @@ def _bars(spans: Sequence[Row]) -> list[_Bar]:
         segments = segments or [Segment(_OWN, start, end)]
         bars.append(
             _Bar(
-                span["name"], span["agent"], span["pid"], False, start, end, span["status"], segments
+                span["name"],
+                span["agent"],
+                span["pid"],
+                False,
+                start,
+                end,
+                span["status"],
+                segments,
             )
         )
     return bars
@@ -169,12 +177,13 @@ def _draw_bars(ax: Axes, placed: Sequence[tuple[_Bar, int]]) -> None:
     boxes: dict[str, list[Any]] = {}
     for bar, row in placed:
         for segment in bar.segments:
-            colour = palette.PHASES.get(segment.phase, palette.OWN_SPAN)
-            boxes.setdefault(colour, []).append(_box(segment.start_s, segment.end_s, row))
-    for colour, of_colour in boxes.items():
+            boxes.setdefault(segment.phase, []).append(_box(segment.start_s, segment.end_s, row))
+    for phase, of_phase in boxes.items():
+        colour = palette.PHASES.get(phase, palette.OWN_SPAN)
+        edge = palette.DARK_GREY if phase == _OWN else colour
         # The thin edge keeps visible what is shorter than a pixel.
         ax.add_collection(
-            PolyCollection(of_colour, facecolors=colour, edgecolors=colour, linewidths=0.4)
+            PolyCollection(of_phase, facecolors=colour, edgecolors=edge, linewidths=0.4)
         )
 
 
@@ -227,8 +236,7 @@ def _name_own_spans(ax: Axes, placed: Sequence[tuple[_Bar, int]], longest_s: flo
         if not bar.is_request and (bar.end_s - bar.start_s) * 110 > longest_s * (len(name) + 2):
             ax.annotate(
                 name, (bar.start_s, row), (3, 0), textcoords="offset points", va="center_baseline",
-                fontsize=8, color="white" if bar.segments[0].phase == _OWN else "black", zorder=5,
-                clip_on=True,
+                fontsize=8, color="black", zorder=5, clip_on=True,
             )  # fmt: skip
 
 

@@ -165,10 +165,10 @@ class TestRequest:
         """The request is the Messages API's own, streamed."""
         server.script(api.answer("ok"))
         request = ChatRequest(("Be brief.", "", "The project."), "Hello?", 16, temperature=0.25)
-        await ask(server.url, request)
+        await ask(server.url, request, model="smol")
         cached = {"cache_control": {"type": "ephemeral"}}
         assert server.received[0].body == {
-            "model": "claude-scripted",
+            "model": "smol",
             "max_tokens": 16,
             "temperature": 0.25,
             "stream": True,
@@ -178,6 +178,13 @@ class TestRequest:
             ],
             "messages": [{"role": "user", "content": "Hello?"}],
         }
+
+    @pytest.mark.parametrize("model", ["claude-sonnet-5", "anthropic/claude-opus-4-7"])
+    async def test_no_temperature_for_claude(self, server: MessagesServer, model: str) -> None:
+        """Claude has no sampling parameters any more and answers them with a 400."""
+        server.script(api.answer("ok"))
+        await ask(server.url, ChatRequest((), "Hello?", 16, temperature=0.25), model=model)
+        assert "temperature" not in server.received[0].body
 
     async def test_without_cache(self, server: MessagesServer) -> None:
         """With the cache off no block is marked, and nothing empty is sent."""

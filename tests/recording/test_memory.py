@@ -1,0 +1,154 @@
+"""The memory table: resident memory from the first moment to the last."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import pytest
+
+from claude_pm.recording import profile, span
+from claude_pm.recording import memory as memory_module
+from claude_pm.recording.memory import INTERVAL_S, RssSampler
+
+_MB = 1_000_000
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another thread does."""
+    limit = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < limit, "It did not happen within 10 s."
+        time.sleep(0.001)
+
+
+class TestTable:
+    """What a profile shows."""
+
+    def test_first_and_last(self) -> None:
+        """However short the block, there is a reading from its beginning and one from its end."""
+        with profile(cpu=None) as recorded, span("work"):
+            pass
+        readings = recorded.memory
+        assert len(readings) >= 2
+        (work,) = recorded.spans.to_dict("records")
+        assert 0 <= readings["t_s"].iloc[0] <= work["start_s"]
+        assert readings["t_s"].iloc[-1] >= work["start_s"] + work["duration_s"]
+
+    def test_columns(self) -> None:
+        """Readings come in order of time, from this process, and are whole bytes of memory."""
+        with profile(cpu=None) as recorded:
+            time.sleep(3 * INTERVAL_S)
+        readings = recorded.memory
+        assert readings["t_s"].is_monotonic_increasing
+        assert set(readings["pid"]) == {os.getpid()}
+        assert set(readings["role"]) == {"kernel"}
+        assert readings["traced_bytes"].isna().all()
+        assert (readings["rss_bytes"] > _MB).all()
+
+    def test_is_what_psutil_reads(self) -> None:
+        """The bytes are the resident set size that other tools show."""
+        before = psutil.Process().memory_info().rss
+        with profile(cpu=None) as recorded:
+            pass
+        assert recorded.memory["rss_bytes"].iloc[0] == pytest.approx(before, abs=20 * _MB)
+
+    def test_peak(self) -> None:
+        """80 MB written and held show in the peak and in the last reading; given back they do not.
+
+        Memory that is only asked for is not resident: it has to be written.
+        """
+        with profile(cpu=None) as recorded:
+            held = bytearray(b"x") * (80 * _MB)
+        first, last = recorded.memory["rss_bytes"].iloc[[0, -1]]
+        assert recorded.memory["rss_bytes"].max() - first > 75 * _MB
+        assert last - first > 75 * _MB
+        assert len(held) == 80 * _MB
+
+    def test_peak_given_back(self) -> None:
+        """A peak that is over at the end shows, if it lasted a few readings."""
+        with profile(cpu=None) as recorded:
+            held = bytearray(b"x") * (80 * _MB)
+            time.sleep(4 * INTERVAL_S)
+            del held
+        first, last = recorded.memory["rss_bytes"].iloc[[0, -1]]
+        assert recorded.memory["rss_bytes"].max() - first > 75 * _MB
+        assert last - first < 40 * _MB
+
+    def test_without_memory(self) -> None:
+        """With memory=None nothing is read, and the table is empty."""
+        with profile(cpu=None, memory=None) as recorded:
+            pass
+        assert recorded.memory.empty
+
+
+class TestSampler:
+    """The sampler itself."""
+
+    def test_reads_meanwhile(self) -> None:
+        """It reads at its pace until it is stopped, and not after."""
+        sampler = RssSampler(interval_s=0.001)
+        sampler.start()
+        try:
+            wait_until(lambda: len(sampler.rows("kernel")) >= 5)
+        finally:
+            sampler.stop()
+        stopped = sampler.rows("kernel")
+        time.sleep(0.02)
+        assert sampler.rows("kernel") == stopped
+        times = [row["t_ns"] for row in stopped]
+        assert times == sorted(times)
+
+    def test_stop_twice(self) -> None:
+        """A second stop does nothing."""
+        sampler = RssSampler()
+        sampler.start()
+        sampler.stop()
+        stopped = sampler.rows("kernel")
+        sampler.stop()
+        assert sampler.rows("kernel") == stopped
+        assert len(stopped) >= 2
+
+    def test_stop_is_prompt(self) -> None:
+        """Stopping does not wait for the next reading."""
+        sampler = RssSampler(interval_s=3600)
+        sampler.start()
+        sampler.stop()
+        assert len(sampler.rows("kernel")) == 2
+
+    def test_role(self) -> None:
+        """The rows carry the role that they are asked for."""
+        sampler = RssSampler()
+        sampler.start()
+        sampler.stop()
+        roles: list[dict[str, Any]] = sampler.rows("worker")
+        assert {row["role"] for row in roles} == {"worker"}
+
+    def test_without_proc(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where the system has no /proc, psutil reads the same."""
+        monkeypatch.setattr(memory_module, "_STATM", "/no/such/file")
+        sampler = RssSampler(interval_s=0.001)
+        sampler.start()
+        wait_until(lambda: len(sampler.rows("kernel")) >= 3)
+        sampler.stop()
+        here = psutil.Process().memory_info().rss
+        for row in sampler.rows("kernel"):
+            assert row["rss_bytes"] == pytest.approx(here, abs=20 * _MB)
+
+    @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts files by /proc")  # noqa: PTH112
+    def test_leaves_nothing_open(self) -> None:
+        """A hundred recordings leave no file open and no thread behind."""
+        process = psutil.Process()
+
+        def left() -> tuple[int, int]:
+            return process.num_fds(), process.num_threads()
+
+        before = left()
+        for _ in range(100):
+            sampler = RssSampler()
+            sampler.start()
+            sampler.stop()
+        wait_until(lambda: left() == before)
