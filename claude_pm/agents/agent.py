@@ -43,17 +43,16 @@ def read_agent(path: Path) -> Agent:
     import yaml
 
     try:
-        post = frontmatter.loads(path.read_text(encoding="utf-8"))
+        values, content = frontmatter.parse(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise AgentFileError(f"The agent file {path} cannot be read: {error}.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise AgentFileError(f"The front matter of {path} is no valid YAML: {reason}.") from error
-    values = dict(post.metadata)
-    unknown = sorted(set(values) - set(_KEYS))
+    unknown = sorted(str(key) for key in values if key not in _KEYS)
     if unknown:
         raise _wrong(path, unknown[0], f"is not known; the keys are {', '.join(_KEYS)}")
-    prompt = post.content.strip()
+    prompt = content.strip()
     if not prompt:
         raise AgentFileError(f"The agent file {path} has no prompt below its front matter.")
     name = values.get("name")

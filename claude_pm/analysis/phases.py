@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from claude_pm.analysis.requests import Request, find_requests
+from claude_pm.analysis.requests import REQUEST, Request, find_requests
 from claude_pm.analysis.rows import Row, rows
 from claude_pm.profiles import schema
 
@@ -27,6 +27,9 @@ PHASES = (
 """In the order of the road."""
 
 _SPAN_PHASES = frozenset({"queue", "start_worker", "start_model", "build_context"})
+
+ROAD = _SPAN_PHASES | {REQUEST, "choose_mode", "load_agent", "chat"}
+"""The names of the spans on the road; all others are of the user's making."""
 
 _SEGMENTS = schema.Table(
     "segments",

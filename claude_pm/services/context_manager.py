@@ -14,6 +14,8 @@ TOKEN_BUDGET = 256
 _FILES = (("CLAUDE.md",), ("README.md", "README.rst", "README.txt", "README"))
 _BYTES_PER_TOKEN = 3
 _CUT = "\n[...]"
+_TITLE = "# The project in the working folder (excerpts)"
+_BETWEEN = "\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class ContextManager:
         return context, "miss"
 
     def _read(self, paths: list[Path]) -> Context:
-        left = self._token_budget
+        left = self._token_budget * _BYTES_PER_TOKEN - len(_TITLE)
         parts: list[str] = []
         names: list[str] = []
         truncated = False
@@ -67,20 +69,19 @@ class ContextManager:
             try:
                 with path.open(encoding="utf-8") as file:
                     # Never more than could fit, however large the file is.
-                    text = file.read(left * _BYTES_PER_TOKEN + 1).strip()
+                    text = file.read(max(left, 0)).strip()
+                    whole = not file.read(1)
             except (OSError, UnicodeDecodeError):
                 continue
-            part = f"## {path.name}\n\n{text}"
-            if estimate_tokens(part) > left:
+            part = f"{_BETWEEN}## {path.name}\n\n{text}" if text else ""
+            if not whole or len(part.encode()) > left:
                 part = _cut(part, left)
                 truncated = True
             if part:
                 parts.append(part)
                 names.append(path.name)
-                left -= estimate_tokens(part)
-        if not parts:
-            return Context("", 0, (), truncated)
-        text = "\n\n".join(["# The project in the working folder (excerpts)", *parts])
+                left -= len(part.encode())
+        text = "".join([_TITLE, *parts]) if parts else ""
         return Context(text, estimate_tokens(text), tuple(names), truncated)
 
 
@@ -98,10 +99,9 @@ def _find_files(folder: Path) -> tuple[tuple[Path, int, int], ...]:
     return tuple(found)
 
 
-def _cut(text: str, tokens: int) -> str:
+def _cut(text: str, room: int) -> str:
     """Cut a text at the end of a line so that it fits; empty if not even one line does."""
-    room = tokens * _BYTES_PER_TOKEN - len(_CUT)
-    kept = text.encode()[: max(room, 0)].decode(errors="ignore")
+    kept = text.encode()[: max(room - len(_CUT), 0)].decode(errors="ignore")
+    body = kept.rpartition("\n")[0].rstrip()
     # A heading without any of its text tells nothing.
-    body = kept.rpartition("\n")[0].strip()
-    return body + _CUT if "\n" in body else ""
+    return body + _CUT if "\n" in body.removeprefix(_BETWEEN) else ""

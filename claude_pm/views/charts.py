@@ -66,8 +66,8 @@ def plot_timeline(profile: Profile, *, ax: Axes | None = None) -> Axes:
     """Draw the spans on a time axis, a lane an agent and process.
 
     A request is a bar split by phase; spans of one's own are grey bars. What overlaps within a
-    lane is stacked. Failures are hatched and labelled. Of more than 2,000 bars, the longest are
-    drawn, and a sentence says so.
+    lane is stacked. Failures are hatched and labelled. Of more than 2,000 bars, the failures and
+    the longest are drawn, and a sentence says so.
     """
     return _plot(ax, lambda axes: draw_timeline(profile, axes))
 

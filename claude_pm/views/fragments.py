@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from claude_pm.analysis.compare_modes import BASELINE, FAILURES, compare_modes
-from claude_pm.analysis.phases import OTHER, PHASES, phase_table
+from claude_pm.analysis.phases import OTHER, PHASES, ROAD, phase_table
 from claude_pm.analysis.requests import REQUEST, attributes, owner_ids, requests_table
 from claude_pm.analysis.rows import Row, rows
+from claude_pm.profiles import Profile
 from claude_pm.views import palette, words
 
-if TYPE_CHECKING:
-    from claude_pm.profiles import Profile
 
 MAX_ROWS = 500
 """Rows of the long tables of a report."""
@@ -126,10 +125,14 @@ def phases(profile: Profile) -> Table:
     )
 
 
-def own_spans(profile: Profile) -> Table:
-    """Return the spans that are not on the road, by name: those that users opened."""
-    road = {*PHASES, "chat", "choose_mode", "load_agent"}
-    found = [span for span in rows(profile.summary()) if span["phase"] not in road]
+def other_spans(profile: Profile) -> Table:
+    """Return the spans that are no part of a request's phases, by name: mostly the user's own."""
+    spans = rows(profile.spans, ("span_id", "parent_id", "name"))
+    is_other = [
+        owner is None or span["name"] not in ROAD
+        for span, owner in zip(spans, owner_ids(spans), strict=True)
+    ]
+    others = Profile(profile.meta, {"spans": profile.spans[is_other]})
     columns = [Column("span"), *_numbers("n", "total", "median", "p95", "longest")]
     return Table(
         columns,
@@ -139,7 +142,7 @@ def own_spans(profile: Profile) -> Table:
                 words.whole(span["n"]),
                 *_durations(span, "total_s", "median_s", "p95_s", "max_s"),
             )
-            for span in found
+            for span in rows(others.summary())
         ],
     )
 

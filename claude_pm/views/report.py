@@ -99,7 +99,7 @@ def report_html(profile: Profile) -> str:
         peak_memory=fragments.peak_memory(profile),
         bar=fragments.phase_bar(profile),
         phases=fragments.phases(profile),
-        own_spans=fragments.own_spans(profile),
+        other_spans=fragments.other_spans(profile),
         modes=fragments.modes(profile),
         mode_sentences=fragments.mode_sentences(profile),
         charts=_charts(profile),

@@ -24,7 +24,7 @@ def summary_text(profile: Profile) -> str:
     parts = [
         "\n".join([headline(profile), *fragments.notes(profile)]),
         _text_table(fragments.phases(profile)),
-        _text_table(fragments.own_spans(profile)),
+        _text_table(fragments.other_spans(profile)),
     ]
     if len(modes.rows) > 1:
         parts.append("\n".join([_text_table(modes), *fragments.mode_sentences(profile)]))
@@ -47,7 +47,7 @@ def summary_html(profile: Profile) -> str:
         notes=fragments.notes(profile),
         bar=fragments.phase_bar(profile),
         phases=fragments.phases(profile),
-        own_spans=fragments.own_spans(profile),
+        other_spans=fragments.other_spans(profile),
         modes=fragments.modes(profile),
         mode_sentences=fragments.mode_sentences(profile),
         functions=fragments.functions(profile, HTML_FUNCTIONS),

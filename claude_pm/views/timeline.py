@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from claude_pm.analysis.compare_modes import FAILURES
-from claude_pm.analysis.phases import PHASES, Segment, split_request, split_span
+from claude_pm.analysis.phases import PHASES, ROAD, Segment, split_request, split_span
 from claude_pm.analysis.requests import Request, find_requests, owner_ids
 from claude_pm.analysis.rows import Row, rows
 from claude_pm.views import palette, words
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from claude_pm.profiles import Profile
 
 MAX_BARS = 2000
-"""Of more spans than these, the longest are drawn."""
+"""Of more bars than these, the failures and the longest are drawn."""
 
 _MAX_LANES = 30
 _MAX_FAILURE_LABELS = 25
@@ -38,9 +38,6 @@ _MAX_HEIGHT_IN = 14.0
 _BAR_HALF_HEIGHT = 0.36
 _HATCH = "////"
 _OWN = "own span"
-
-# On the road, but too short to be a phase: part of the request's "other".
-_ROAD_DETAILS = ("choose_mode", "load_agent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +71,7 @@ def draw_timeline(profile: Profile, ax: Axes) -> float | None:
     if not bars:
         say(ax, "No timeline to show: no spans were recorded.")
         return None
-    shown = sorted(bars, key=lambda bar: bar.start_s - bar.end_s)[:MAX_BARS]
+    shown = sorted(bars, key=lambda bar: (not bar.failed, bar.start_s - bar.end_s))[:MAX_BARS]
     placed, lanes = _place(shown)
     _draw_bars(ax, placed)
     longest = max(profile.meta.get("duration_s") or 0.0, *(bar.end_s for bar in shown))
@@ -94,13 +91,10 @@ def _bars(spans: Sequence[Row]) -> list[_Bar]:
     """Return a bar for every request, and for every span that no request's bar shows."""
     bars = [_request_bar(request) for request in find_requests(spans)]
     for span, owner in zip(spans, owner_ids(spans), strict=True):
-        if span["span_id"] == owner:
-            continue
-        segments = split_span(span)
-        if owner is not None and (segments or span["name"] in _ROAD_DETAILS):
+        if owner is not None and span["name"] in ROAD:
             continue
         start, end = span["start_s"], span["start_s"] + span["duration_s"]
-        segments = segments or [Segment(_OWN, start, end)]
+        segments = split_span(span) or [Segment(_OWN, start, end)]
         bars.append(
             _Bar(
                 span["name"],
@@ -264,7 +258,7 @@ def _most_at_once(bars: Sequence[_Bar]) -> int:
 def _note(profile: Profile, recorded: int) -> str:
     note = "A lane is an agent in a process; a request's bar is split by phase"
     if recorded > MAX_BARS:
-        note = f"The {MAX_BARS:,} longest of {recorded:,} bars; {note[0].lower()}{note[1:]}"
+        note = f"{MAX_BARS:,} of {recorded:,} bars: failures and the longest. {note}"
     return note + model_note(profile)
 
 
