@@ -72,11 +72,9 @@ def show(profile: claude_pm.Profile) -> None:
     for column in columns:
         table.add_column(column, justify="left" if column == "mode" else "right", no_wrap=True)
     for row in modes.to_dict("records"):
-        table.add_row(
-            row["mode"].upper(), str(row["n"]), f"{row["median_s"]:.2f} s", f"{row["p95_s"]:.2f} s",
-            f"{row["ttft_median_s"]:.2f} s", f"{row["cache_read_tokens"]:.0f}",
-            f"{row["input_tokens"]:.0f}", f"{row["output_tokens"]:.0f}",
-        )  # fmt: skip
+        seconds = [f"{row[name]:.2f} s" for name in ("median_s", "p95_s", "ttft_median_s")]
+        tokens = [f"{row[n]:.0f}" for n in ("cache_read_tokens", "input_tokens", "output_tokens")]
+        table.add_row(row["mode"].upper(), str(row["n"]), *seconds, *tokens)
     Console().print(table)
     ratio = modes.set_index("mode")["ratio"]["subprocess"]
     print(

@@ -100,10 +100,87 @@ class Received:
     port: int
 
 
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    # Each event goes out at once, as those of a model do.
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    def do_POST(self) -> None:
+        self._serve()
+
+    def _serve(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        received = Received(
+            self.command, self.path, headers, json.loads(body or b"null"), self.client_address[1]
+        )
+        try:
+            self._send(self.server.owner.reply_to(received))
+        except ConnectionError:
+            self.close_connection = True
+
+    def _send(self, reply: Reply) -> None:
+        if reply.silent:
+            self._hold()
+            return
+        self.send_response(reply.status)
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        if reply.body is None:
+            self._stream(reply)
+            return
+        body = reply.body.encode() if isinstance(reply.body, str) else reply.body
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _stream(self, reply: Reply) -> None:
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for event in reply.events:
+            self._chunk(_event_text(event))
+        if reply.ending == "complete":
+            self._chunk("")
+        elif reply.ending == "held":
+            self._hold()
+        else:
+            self.close_connection = True
+
+    def _chunk(self, text: str) -> None:
+        data = text.encode()
+        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+
+    def _hold(self) -> None:
+        """Say nothing until the client closes the connection, or the server is stopped."""
+        self.close_connection = True
+        self.connection.settimeout(0.05)
+        while not self.server.owner.ending.is_set():
+            try:
+                if not self.connection.recv(1):
+                    break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+        self.server.owner.closed.set()
+
+    def log_message(self, *_arguments: Any) -> None:
+        """Stay quiet."""
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     # Kept connections may stay open for longer than a test.
     block_on_close = False
+
+    def __init__(self, owner: MessagesServer) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.owner = owner
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         # A client that goes away is what some tests are about.
@@ -120,8 +197,8 @@ class MessagesServer:
         self.closed = threading.Event()
         self._arrived = threading.Condition()
         self._replies: list[Reply] = []
-        self._ending = threading.Event()
-        self._http = _Server(("127.0.0.1", 0), self._handler())
+        self.ending = threading.Event()
+        self._http = _Server(self)
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
         self._thread.start()
@@ -130,20 +207,20 @@ class MessagesServer:
         """Give these replies to the next requests, one each."""
         self._replies.extend(replies)
 
-    def wait_for_request(self) -> Received:
-        """Return the first request, waiting for it if it has not come yet."""
+    def wait_for_requests(self, count: int) -> None:
+        """Wait until so many requests have come."""
         with self._arrived:
-            assert self._arrived.wait_for(lambda: self.received, WAIT_S), "no request came"
-            return self.received[0]
+            assert self._arrived.wait_for(lambda: len(self.received) >= count, WAIT_S)
 
     def stop(self) -> None:
         """Close the port and let go of every held connection."""
-        self._ending.set()
+        self.ending.set()
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()
 
-    def _reply_to(self, received: Received) -> Reply:
+    def reply_to(self, received: Received) -> Reply:
+        """Note a request and return what it gets."""
         with self._arrived:
             self.received.append(received)
             self._arrived.notify_all()
@@ -154,79 +231,6 @@ class MessagesServer:
         if not self._replies:
             return failure(400, "invalid_request_error", "The test has scripted no such request.")
         return self._replies.pop(0)
-
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            # Each event goes out at once, as those of a model do.
-            disable_nagle_algorithm = True
-
-            def do_GET(self) -> None:
-                self._serve()
-
-            def do_POST(self) -> None:
-                self._serve()
-
-            def _serve(self) -> None:
-                body = self.rfile.read(int(self.headers.get("content-length", 0)))
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                received = Received(
-                    self.command, self.path, headers, json.loads(body or b"null"),
-                    self.client_address[1],
-                )  # fmt: skip
-                try:
-                    self._send(server._reply_to(received))
-                except ConnectionError:
-                    self.close_connection = True
-
-            def _send(self, reply: Reply) -> None:
-                if reply.silent:
-                    self._hold()
-                    return
-                self.send_response(reply.status)
-                for name, value in reply.headers.items():
-                    self.send_header(name, value)
-                if reply.body is not None:
-                    body = reply.body.encode() if isinstance(reply.body, str) else reply.body
-                    self.send_header("content-length", str(len(body)))
-                    self.end_headers()
-                    self.wfile.write(body)
-                    return
-                self.send_header("content-type", "text/event-stream")
-                self.send_header("transfer-encoding", "chunked")
-                self.end_headers()
-                for event in reply.events:
-                    self._chunk(_event_text(event))
-                if reply.ending == "complete":
-                    self._chunk("")
-                elif reply.ending == "held":
-                    self._hold()
-                else:
-                    self.close_connection = True
-
-            def _chunk(self, text: str) -> None:
-                data = text.encode()
-                self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
-
-            def _hold(self) -> None:
-                self.close_connection = True
-                self.connection.settimeout(0.05)
-                while not server._ending.is_set():
-                    try:
-                        if not self.connection.recv(1):
-                            break
-                    except TimeoutError:
-                        continue
-                    except ConnectionError:
-                        break
-                server.closed.set()
-
-            def log_message(self, *_arguments: Any) -> None:
-                """Stay quiet."""
-
-        return Handler
 
 
 def _event_text(event: Mapping[str, Any] | str) -> str:

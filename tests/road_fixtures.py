@@ -47,7 +47,7 @@ def embedded(weights: Path, _stop_servers: None) -> EmbeddedServer:
 
 
 def span_rows(profile: Profile) -> list[dict[str, Any]]:
-    """Return the spans of a profile as dicts, in order of start, with None where nothing is known."""
+    """Return the spans of a profile as dicts, by start, with None where nothing is known."""
     table = profile.spans.astype(object)
     return table.where(table.notna(), None).to_dict("records")
 

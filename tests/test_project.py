@@ -8,8 +8,9 @@ import sys
 import tomllib
 from pathlib import Path
 
-import claude_pm
 import pytest
+
+import claude_pm
 from claude_pm.settings import Settings, variable_name
 
 ROOT = Path(__file__).parent.parent
@@ -40,7 +41,8 @@ def test_lock_covers_what_is_required() -> None:
     for requirement in project["project"]["dependencies"]:
         name = re.match(r"[\w-]+", requirement)[0]
         assert re.search(rf"^{name}==", lock, flags=re.MULTILINE), name
-        assert re.search(rf"- {requirement.replace('>=', ' ?>=')}$", conda, flags=re.M), requirement
+        in_conda = rf"- {requirement.replace('>=', ' ?>=')}$"
+        assert re.search(in_conda, conda, flags=re.MULTILINE), requirement
 
 
 def test_readme_lists_every_variable() -> None:

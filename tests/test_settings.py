@@ -122,7 +122,7 @@ class TestRefusals:
     def test_refused(
         self, monkeypatch: pytest.MonkeyPatch, variable: str, text: str, may_be: str
     ) -> None:
-        """The sentence names the variable and the value as it was given, and says what it may be."""
+        """The sentence names the variable and the value as given, and says what it may be."""
         monkeypatch.setenv(variable, text)
         with pytest.raises(SettingsError) as caught:
             read_settings()
@@ -141,7 +141,7 @@ class TestRefusals:
 
     def test_keyword_is_refused_by_its_variable(self) -> None:
         """A bad keyword is reported under the variable it stands in for."""
-        with pytest.raises(SettingsError, match="^CLAUDE_PM_MAX_WORKERS is -3, which"):
+        with pytest.raises(SettingsError, match=r"^CLAUDE_PM_MAX_WORKERS is -3, which"):
             read_settings(max_workers=-3)
 
 

@@ -70,15 +70,13 @@ class Orchestrator:
     ) -> None:
         self.settings = settings if settings is not None else read_settings()
         self.registry = registry if registry is not None else AgentRegistry()
+        context = context if context is not None else ContextManager()
         self._own_model = model is not None
         self._model = model if model is not None else connect(self.settings)
         self._local = LocalMode(
-            self._model,
-            self.registry,
-            context if context is not None else ContextManager(),
-            use_cache=self.settings.cache_enabled,
+            self._model, self.registry, context, use_cache=self.settings.cache_enabled
         )
-        self._subprocess = SubprocessMode(self.settings)
+        self._subprocess = SubprocessMode(self.settings, self.registry, context)
         self._metrics = OrchestrationMetrics()
         self._bus = SimpleMessageBus(self.settings.max_workers)
         for name in self.registry.names():
@@ -128,7 +126,9 @@ class Orchestrator:
         status = "error"
         answer: Answer | None = None
         try:
-            with span("orchestrate", agent=name, request=text, **(attributes or {})) as root:
+            with span("orchestrate", agent=name) as root:
+                # Not by set(): the user's names may be those of columns.
+                root.attributes.update(attributes or {}, request=text)
                 with span("choose_mode") as current:
                     choice = choose_mode(
                         self.settings,

@@ -17,8 +17,10 @@ from claude_pm.errors import WorkerError, error_class
 from claude_pm.models import ChatResult, Usage
 from claude_pm.models.connect import fetch_weights
 from claude_pm.orchestration.message_bus import Answer, Message
-from claude_pm.orchestration.worker import WorkerRequest
+from claude_pm.orchestration.worker_request import WorkerRequest
 from claude_pm.recording import current_recorder, current_span, span
+from claude_pm.services.agent_registry import AgentRegistry
+from claude_pm.services.context_manager import ContextManager
 from claude_pm.settings import Settings
 
 logger = logging.getLogger("claude_pm.orchestration")
@@ -26,13 +28,18 @@ logger = logging.getLogger("claude_pm.orchestration")
 # A reply carries all that the worker recorded, on one line.
 _LINE_LIMIT_BYTES = 256 * 1024 * 1024
 _STDERR_LINES = 20
+_POLL_S = 0.01
 
 
 class SubprocessMode:
     """Answers messages in worker processes, one each; a worker is gone when its answer is there."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, registry: AgentRegistry, context: ContextManager
+    ) -> None:
         self._settings = settings
+        self._registry = registry
+        self._context = context
 
     async def answer(self, message: Message) -> Answer:
         """Answer one message; a handler for the bus.
@@ -64,8 +71,15 @@ class SubprocessMode:
                 "memory": recorder.memory,
                 "traceparent": parent.traceparent if parent is not None else None,
             }
+        told_of = self._context.folder
         return WorkerRequest(
-            message.agent, message.request, message.max_tokens, settings, recording
+            agent=message.agent,
+            request=message.request,
+            max_tokens=message.max_tokens,
+            agents=str(self._registry.folder),
+            context=(None if told_of is None else str(told_of), self._context.token_budget),
+            settings=settings,
+            recording=recording,
         )
 
 
@@ -78,20 +92,27 @@ async def _read_answer(worker: _Worker, message: Message) -> Answer:
             if first_text_ns is None:
                 first_text_ns = time.perf_counter_ns()
             if message.on_text is not None:
-                message.on_text(reply["text"])
+                message.on_text(str(reply.get("text")))
             continue
         if kind not in ("result", "error"):
             raise WorkerError(f"The worker (pid {worker.pid}) sent an unknown reply: {kind!r}.")
-        recorder = current_recorder()
-        if recorder is not None and "recorded" in reply:
-            recorder.merge(_as_subprocess(reply["recorded"], message))
-        if kind == "error":
-            raise error_class(reply["error"])(reply["message"])
-        answer = reply["answer"]
-        chat = dict(answer["chat"], first_text_ns=first_text_ns)
-        return Answer(
-            ChatResult(**(chat | {"usage": Usage(**chat["usage"])})), answer["agent_cache"]
-        )
+        try:
+            return _outcome(reply, message, first_text_ns)
+        except (KeyError, TypeError, ValueError) as error:
+            raise WorkerError(
+                f"The worker (pid {worker.pid}) sent a reply of another form: {reply!r:.200}."
+            ) from error
+
+
+def _outcome(reply: dict[str, Any], message: Message, first_text_ns: int | None) -> Answer:
+    recorder = current_recorder()
+    if recorder is not None and "recorded" in reply:
+        recorder.merge(_as_subprocess(reply["recorded"], message))
+    if reply["type"] == "error":
+        raise error_class(reply["error"])(reply["message"])
+    answer = reply["answer"]
+    chat = dict(answer["chat"], first_text_ns=first_text_ns)
+    return Answer(ChatResult(**(chat | {"usage": Usage(**chat["usage"])})), answer["agent_cache"])
 
 
 def _as_subprocess(recorded: dict[str, Any], message: Message) -> dict[str, Any]:
@@ -121,15 +142,18 @@ class _Worker:
         process = self._process
         if process is None:
             return
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                # Its own process group: whatever it started goes with it.
-                os.killpg(process.pid, signal.SIGKILL)
+        self._kill(process)
         await process.wait()
         if self._stderr_task is not None:
             await self._stderr_task
         if process.stdin is not None:
             process.stdin.close()
+
+    @staticmethod
+    def _kill(process: asyncio.subprocess.Process) -> None:
+        # Its own process group: what it started goes with it, even where it has ended itself.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
     async def start(self, request: WorkerRequest) -> None:
         """Start the process, hand it the request and wait until it is ready to serve it."""
@@ -164,7 +188,12 @@ class _Worker:
             WorkerError: it ended without one, or what it wrote is no reply.
         """
         assert self._process is not None and self._process.stdout is not None  # noqa: S101, PT018
-        line = await self._process.stdout.readline()
+        try:
+            line = await self._process.stdout.readline()
+        except ValueError as error:
+            raise WorkerError(
+                f"The worker (pid {self.pid}) sent a reply of more than {_LINE_LIMIT_BYTES} bytes."
+            ) from error
         if not line:
             raise await self._crashed()
         try:
@@ -177,7 +206,10 @@ class _Worker:
 
     async def _crashed(self) -> WorkerError:
         assert self._process is not None  # noqa: S101
-        status = await self._process.wait()
+        # Not wait(): it waits for the pipes too, which a child of the worker may hold open.
+        while (status := self._process.returncode) is None:
+            await asyncio.sleep(_POLL_S)
+        self._kill(self._process)
         if self._stderr_task is not None:
             await self._stderr_task
         how = (

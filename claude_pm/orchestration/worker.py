@@ -12,7 +12,8 @@ import json
 import os
 import sys
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from pathlib import Path
 from typing import IO, Any
 
 from claude_pm.errors import ClaudePMError
@@ -20,30 +21,13 @@ from claude_pm.models import connect
 from claude_pm.orchestration.local_mode import LocalMode
 from claude_pm.orchestration.message_bus import Answer, Message
 from claude_pm.orchestration.modes import OrchestrationMode
+from claude_pm.orchestration.worker_request import WorkerRequest
 from claude_pm.recording import ProfileSession
 from claude_pm.services.agent_registry import AgentRegistry
 from claude_pm.services.context_manager import ContextManager
 from claude_pm.settings import Settings
 
 _MIB = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerRequest:
-    """What a worker is told. ``settings`` hold the key: they go through a pipe, to nobody else.
-
-    ``recording`` is None, or what the parent records: ``cpu``, ``memory`` and ``traceparent``.
-    """
-
-    agent: str
-    request: str
-    max_tokens: int | None
-    settings: dict[str, Any]
-    recording: dict[str, str | None] | None
-
-    def to_json(self) -> str:
-        """Return one line of JSON."""
-        return json.dumps(asdict(self))
 
 
 def main() -> None:
@@ -80,7 +64,13 @@ def _serve(request: WorkerRequest, settings: Settings, replies: IO[str]) -> dict
 
 async def _answer(request: WorkerRequest, settings: Settings, replies: IO[str]) -> Answer:
     model = connect(settings)
-    mode = LocalMode(model, AgentRegistry(), ContextManager(), use_cache=settings.cache_enabled)
+    told_of, token_budget = request.context
+    mode = LocalMode(
+        model,
+        AgentRegistry(Path(request.agents)),
+        ContextManager(None if told_of is None else Path(told_of), token_budget=token_budget),
+        use_cache=settings.cache_enabled,
+    )
     message = Message(
         agent=request.agent,
         request=request.request,

@@ -55,6 +55,8 @@ class Profile:
     @property
     def id(self) -> str:
         """Unique, sorts by time, and is the folder's name when saved."""
+        if self._tables is None:
+            raise ProfileError(self._still_recording("its id"))
         return str(self.meta["id"])
 
     @property
@@ -103,10 +105,7 @@ class Profile:
                 f"A profile has no table {name!r}; it has {', '.join(schema.TABLES)}."
             )
         if self._tables is None:
-            raise ProfileError(
-                f"The profile {self.name!r} is still being recorded: its tables can be read "
-                "when the block has ended."
-            )
+            raise ProfileError(self._still_recording("its tables"))
         found = self._tables.get(name)
         if found is None:
             found = schema.frame(schema.TABLES[name])
@@ -164,6 +163,12 @@ class Profile:
         from claude_pm.views.charts import plot_timeline
 
         return plot_timeline(self)
+
+    def _still_recording(self, wanted: str) -> str:
+        return (
+            f"The profile {self.name!r} is still being recorded: {wanted} can be read when the "
+            "block has ended."
+        )
 
     def __repr__(self) -> str:
         if self._tables is None:

@@ -105,7 +105,12 @@ def _profiles_dir(dir: str | Path | None) -> Path:
 def _profile_folders(parent: Path) -> list[Path]:
     if not parent.is_dir():
         return []
-    found = [path for path in parent.iterdir() if (path / _META).is_file()]
+    # What begins with a dot is a save that was killed half-way.
+    found = [
+        path
+        for path in parent.iterdir()
+        if not path.name.startswith(".") and (path / _META).is_file()
+    ]
     return sorted(found, key=lambda path: path.name, reverse=True)
 
 
@@ -113,7 +118,7 @@ def _find(path_or_id: str | Path) -> Path:
     direct = Path(path_or_id)
     parent = _profiles_dir(None)
     for candidate in (direct, parent / path_or_id):
-        if candidate.is_dir():
+        if path_or_id and candidate.is_dir():
             return candidate
     known = [path.name for path in _profile_folders(parent)]
     named = [id for id in known if str(path_or_id) and str(path_or_id) in id]

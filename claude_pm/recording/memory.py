@@ -13,7 +13,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -54,7 +54,7 @@ class RssSampler:
         readings = zip(
             told_to_stop, iter(self._read, None), iter(time.perf_counter_ns, None), strict=False
         )
-        ending = iter(self._thread.release, None)
+        ending: Iterator[Any] = iter(self._thread.release, None)
         _thread.start_new_thread(self._readings.extend, (itertools.chain(readings, ending),))
 
     def stop(self) -> None:

@@ -58,6 +58,7 @@ def profile(
     Raises:
         RecordingError: on entry, when another profiler is active and ``cpu`` is not None, or on an
             option that does not exist.
+        SettingsError: on entry, when a ``CLAUDE_PM_*`` variable has a value that it may not have.
     """
     return ProfileSession(name, cpu=cpu, memory=memory)
 
@@ -89,9 +90,14 @@ class ProfileSession:
         self._outer: Recorder | None = None
         self._before: Any = None
         self._created_at = datetime.now(UTC)
+        self._settings: dict[str, Any] = {}
 
     def start(self) -> Profile:
         """Begin to record; the tables of the returned profile are there after :meth:`stop`."""
+        from claude_pm.settings import read_settings
+
+        # Now, not at the end: a bad variable shall not cost the profile.
+        self._settings = read_settings().public()
         self._created_at = datetime.now(UTC)
         if self._memory_option is not None:
             from claude_pm.recording.memory import RssSampler
@@ -189,8 +195,6 @@ class ProfileSession:
         return rows
 
     def _meta(self, recorder: Recorder, source: str | None) -> dict[str, Any]:
-        from claude_pm.settings import read_settings
-
         end_ns = recorder.end_ns if recorder.end_ns is not None else recorder.origin_ns
         commit, dirty = _git_state()
         return {
@@ -208,7 +212,7 @@ class ProfileSession:
             "packages": _package_versions(),
             "git_commit": commit,
             "git_dirty": dirty,
-            "settings": read_settings().public(),
+            "settings": self._settings,
             "model_use": recorder.model_use,
             "pid": os.getpid(),
         }

@@ -16,12 +16,12 @@ class AgentRegistry:
     """The agents of a folder of Markdown files; by default those that come with claude_pm."""
 
     def __init__(self, folder: Path = BUILTIN_FOLDER) -> None:
-        self._folder = folder
+        self.folder = folder
         self._loaded: dict[str, tuple[tuple[int, int], Agent]] = {}
 
     def names(self) -> list[str]:
         """Return the agents' names, sorted, without reading their files."""
-        return sorted(path.stem for path in self._folder.glob("*.md"))
+        return sorted(path.stem for path in self.folder.glob("*.md"))
 
     def resolve(self, name: str) -> str:
         """Return an agent's own name for what a person typed: case and ``-`` do not matter.
@@ -53,7 +53,7 @@ class AgentRegistry:
             AgentFileError: its file is broken.
         """
         own_name = self.resolve(name)
-        path = self._folder / f"{own_name}.md"
+        path = self.folder / f"{own_name}.md"
         status = path.stat()
         version = (status.st_mtime_ns, status.st_size)
         held = self._loaded.get(own_name)

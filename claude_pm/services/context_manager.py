@@ -45,13 +45,13 @@ class ContextManager:
     """
 
     def __init__(self, folder: Path | None = None, *, token_budget: int = TOKEN_BUDGET) -> None:
-        self._folder = folder
-        self._token_budget = token_budget
+        self.folder = folder
+        self.token_budget = token_budget
         self._held: dict[tuple[tuple[Path, int, int], ...], Context] = {}
 
     async def build(self, *, use_cache: bool = True) -> tuple[Context, CacheResult]:
         """Return the context and whether it was held already (``hit``) or read now (``miss``)."""
-        found = _find_files(self._folder or Path.cwd())
+        found = _find_files(self.folder or Path.cwd())
         held = self._held.get(found)
         if use_cache and held is not None:
             return held, "hit"
@@ -61,7 +61,7 @@ class ContextManager:
         return context, "miss"
 
     def _read(self, paths: list[Path]) -> Context:
-        left = self._token_budget * _BYTES_PER_TOKEN - len(_TITLE)
+        left = self.token_budget * _BYTES_PER_TOKEN - len(_TITLE)
         parts: list[str] = []
         names: list[str] = []
         truncated = False

@@ -46,9 +46,10 @@ def say(ax: Axes, sentence: str) -> None:
 def title(ax: Axes, seen: str, note: str) -> None:
     """Write what is seen over the chart, and under it, smaller, what is drawn."""
     ax.set_title(seen, loc="left", fontsize=11.5, fontweight="bold", pad=24)
+    # A long note shall not make the chart narrower; the title's pad keeps its place.
     ax.annotate(
         note, (0, 1), (0, 9), xycoords="axes fraction", textcoords="offset points",
-        fontsize=8.5, alpha=0.75, annotation_clip=False,
+        fontsize=8.5, alpha=0.75, annotation_clip=False, in_layout=False,
     )  # fmt: skip
 
 
@@ -136,9 +137,9 @@ def legend(ax: Axes, keys: Sequence[Artist]) -> None:
 
     below = ax.transAxes + ScaledTranslation(0, -_AXIS_IN, ax.figure.dpi_scale_trans)
     ax.legend(
-        handles=keys, loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=below,
-        ncols=_fitting_columns([str(key.get_label()) for key in keys]), frameon=False, fontsize=8.5, borderaxespad=0,
-        handlelength=1.1, columnspacing=1.4,
+        handles=keys, ncols=_fitting_columns([str(key.get_label()) for key in keys]),
+        loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=below, borderaxespad=0,
+        frameon=False, fontsize=8.5, handlelength=1.1, columnspacing=1.4,
     )  # fmt: skip
 
 

@@ -222,9 +222,9 @@ def _plot(ax: Axes | None, draw: Callable[[Axes], float | None]) -> Axes:
     if ax is not None:
         draw(ax)
         return ax
-    from matplotlib import pyplot
+    from matplotlib import pyplot as plt
 
-    figure, made = pyplot.subplots(layout="constrained")
+    figure, made = plt.subplots(layout="constrained")
     height = draw(made)
     figure.set_size_inches(WIDTH_IN, height or FRAME_IN)
     return made

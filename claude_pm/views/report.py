@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import secrets
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from claude_pm.errors import ProfileStorageError
-from claude_pm.views import fragments, words
+from claude_pm.views import fragments, sentences, words
 from claude_pm.views.charts import WIDTH_IN, draw_cache, draw_memory, draw_modes
 from claude_pm.views.timeline import draw_timeline
 
@@ -93,15 +93,15 @@ def report_html(profile: Profile) -> str:
     return render(
         "report.html.j2",
         name=words.one_line(profile.name),
-        headline=fragments.headline(profile),
-        notes=fragments.notes(profile),
-        errors=fragments.errors(profile),
-        peak_memory=fragments.peak_memory(profile),
+        headline=sentences.headline(profile),
+        notes=sentences.notes(profile),
+        errors=sentences.errors(profile),
+        peak_memory=sentences.peak_memory(profile),
         bar=fragments.phase_bar(profile),
         phases=fragments.phases(profile),
         other_spans=fragments.other_spans(profile),
         modes=fragments.modes(profile),
-        mode_sentences=fragments.mode_sentences(profile),
+        mode_sentences=sentences.mode_sentences(profile),
         charts=_charts(profile),
         requests=fragments.requests(profile),
         spans=fragments.spans(profile),
@@ -131,7 +131,7 @@ def _write(target: Path, text: str) -> None:
         # Exclusive: it must not follow a link that somebody has put there.
         with temporary.open("x", encoding="utf-8") as file:
             file.write(text)
-        os.replace(temporary, target)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -150,7 +150,7 @@ def _charts(profile: Profile) -> list[Chart]:
 
 
 def _chart(heading: str, draw: Callable[[Axes], float | None]) -> Chart | None:
-    import matplotlib
+    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     figure = Figure(layout="constrained")
@@ -161,7 +161,9 @@ def _chart(heading: str, draw: Callable[[Axes], float | None]) -> Chart | None:
     figure.set_size_inches(WIDTH_IN, height)
     svg = io.BytesIO()
     # Named ids and no date: the same profile gives the same report.
-    with matplotlib.rc_context({"svg.hashsalt": heading}):
+    with mpl.rc_context({"svg.hashsalt": heading}), warnings.catch_warnings():
+        # A name in a script that the chart's font lacks: the tables have it in full.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(svg, format="svg", metadata={"Date": None})
     uri = f"data:image/svg+xml;base64,{base64.b64encode(svg.getvalue()).decode()}"
     seen = ax.get_title(loc="left").replace(r"\$", "$")

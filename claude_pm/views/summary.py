@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from claude_pm.views import fragments, words
-from claude_pm.views.fragments import Table, headline
+from claude_pm.views import fragments, sentences, words
+from claude_pm.views.fragments import Table
+from claude_pm.views.sentences import headline
 
 if TYPE_CHECKING:
     from claude_pm.profiles import Profile
@@ -22,16 +23,16 @@ def summary_text(profile: Profile) -> str:
     modes = fragments.modes(profile)
     functions = fragments.functions(profile, TEXT_FUNCTIONS)
     parts = [
-        "\n".join([headline(profile), *fragments.notes(profile)]),
+        "\n".join([headline(profile), *sentences.notes(profile)]),
         _text_table(fragments.phases(profile)),
         _text_table(fragments.other_spans(profile)),
     ]
     if len(modes.rows) > 1:
-        parts.append("\n".join([_text_table(modes), *fragments.mode_sentences(profile)]))
+        parts.append("\n".join([_text_table(modes), *sentences.mode_sentences(profile)]))
     if functions.rows:
         parts.append(f"{_text_table(functions)}\n{words.AWAITED_SENTENCE}")
-    parts.append(fragments.peak_memory(profile))
-    failures = fragments.errors(profile)
+    parts.append(sentences.peak_memory(profile))
+    failures = sentences.errors(profile)
     if failures:
         parts.append("\n".join(["Failures:", *(f"  {line}" for line in failures)]))
     return words.clean("\n\n".join(part for part in parts if part))
@@ -44,16 +45,16 @@ def summary_html(profile: Profile) -> str:
     return render(
         "summary.html.j2",
         headline=headline(profile),
-        notes=fragments.notes(profile),
+        notes=sentences.notes(profile),
         bar=fragments.phase_bar(profile),
         phases=fragments.phases(profile),
         other_spans=fragments.other_spans(profile),
         modes=fragments.modes(profile),
-        mode_sentences=fragments.mode_sentences(profile),
+        mode_sentences=sentences.mode_sentences(profile),
         functions=fragments.functions(profile, HTML_FUNCTIONS),
         awaited=words.AWAITED_SENTENCE,
-        peak_memory=fragments.peak_memory(profile),
-        errors=fragments.errors(profile),
+        peak_memory=sentences.peak_memory(profile),
+        errors=sentences.errors(profile),
     )
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from math import floor, log10
 
-UNKNOWN = "–"
+UNKNOWN = "\N{EN DASH}"
 
 SMALL_MODEL = "SmolLM2"
 SMALL_MODEL_SENTENCE = (
@@ -30,6 +30,7 @@ PHASES: Mapping[str, str] = {
 }
 
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+_SECONDS_FROM = 0.1
 _SIGNIFICANT = 3
 
 # Control characters but newline and tab; overrides and isolates of writing direction, with which
@@ -54,7 +55,7 @@ def duration(seconds: float | None) -> str:
         return UNKNOWN
     if seconds == 0:
         return "0 s"
-    if abs(seconds) >= 0.1:
+    if abs(seconds) >= _SECONDS_FROM:
         return f"{_digits(seconds, max_decimals=2)} s"
     unit_s, unit = time_unit(abs(seconds))
     return f"{_digits(seconds / unit_s, max_decimals=2)} {unit}"

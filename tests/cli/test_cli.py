@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import claude_pm
 import pytest
+
+import claude_pm
 
 COMMAND = Path(sys.executable).with_name("claude-pm")
 

@@ -8,9 +8,6 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
-from tests import messages_server as api
-from tests.messages_server import MessagesServer
-from tests.road_fixtures import span_rows
 
 import claude_pm
 from claude_pm.errors import (
@@ -24,6 +21,9 @@ from claude_pm.errors import (
 )
 from claude_pm.models import ChatRequest, Completion, MessagesClient, TextDelta, Usage, chat
 from claude_pm.testing import FakeClock, FakeModel
+from tests import messages_server as api
+from tests.messages_server import MessagesServer
+from tests.road_fixtures import span_rows
 
 REQUEST = ChatRequest(system=("You are brief.",), user="Say hello.", max_tokens=16)
 BUSY = "The server is busy."
@@ -112,7 +112,11 @@ class TestAnswer:
 class TestSpan:
     async def test_says_what_the_answer_took(self, server: MessagesServer) -> None:
         """Model, tokens, time to first text, price and stop reason are on the chat span."""
-        usage = {"input_tokens": 10, "cache_read_input_tokens": 80, "cache_creation_input_tokens": 5}
+        usage = {
+            "input_tokens": 10,
+            "cache_read_input_tokens": 80,
+            "cache_creation_input_tokens": 5,
+        }
         server.script(
             api.stream(
                 api.start("claude-sonnet-4-5", **usage, output_tokens=1),
@@ -209,9 +213,7 @@ class TestRetries:
         client = MessagesClient(server.url, model="m")
         clock = FakeClock()
         heard: list[str] = []
-        outcome, spans, _ = await recorded(
-            client, REQUEST, on_text=heard.append, sleep=clock.sleep
-        )
+        outcome, spans, _ = await recorded(client, REQUEST, on_text=heard.append, sleep=clock.sleep)
         await client.aclose()
         assert isinstance(outcome, ModelConnectionError)
         assert (heard, clock.sleeps_s, len(server.received)) == (["Hel"], [], 1)

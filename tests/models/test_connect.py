@@ -34,9 +34,7 @@ SERVER = "http://127.0.0.1:11434"
         ),
     ],
 )
-def test_who_answers(
-    settings: dict[str, Any], expected: type | tuple[str, str | None]
-) -> None:
+def test_who_answers(settings: dict[str, Any], expected: type | tuple[str, str | None]) -> None:
     """The table of ``connect``: model and base URL decide who answers."""
     model = connect(read_settings(**settings))
     if isinstance(expected, type):
@@ -47,7 +45,7 @@ def test_who_answers(
 
 
 def test_keys_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``ANTHROPIC_API_KEY`` in the environment, as many have it, sends nothing to a paid service."""
+    """``ANTHROPIC_API_KEY``, which many have set, alone sends nothing to a paid service."""
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-of-the-user")
     assert isinstance(connect(read_settings()), EmbeddedModel)
     monkeypatch.setenv("CLAUDE_PM_MODEL", "claude-x")
@@ -72,7 +70,8 @@ def test_cannot_be_had(settings: dict[str, Any], says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"base_url": SERVER}, {"model": "large.gguf"}, {"model": "claude-x", "api_key": "k"}]
+    "settings",
+    [{"base_url": SERVER}, {"model": "large.gguf"}, {"model": "claude-x", "api_key": "k"}],
 )
 def test_fetches_only_what_is_needed(settings: dict[str, Any], tmp_path: Path) -> None:
     """Who answers elsewhere, or from a file of the user's, needs no download."""

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests import messages_server as api
-from tests.road_fixtures import span_rows, write_agent
 
 import claude_pm
 from claude_pm.errors import ContextTooLongError, ModelAuthenticationError, WeightsError
@@ -20,6 +18,8 @@ from claude_pm.models import ChatRequest, ChatResult, EmbeddedModel, MessagesCli
 from claude_pm.models.embedded import EmbeddedServer, shared_server, stop_servers
 from claude_pm.orchestration import Orchestrator
 from claude_pm.services.agent_registry import AgentRegistry
+from tests import messages_server as api
+from tests.road_fixtures import span_rows, write_agent
 
 RULES = "You are a careful clerk who answers in one short sentence and never invents a fact. " * 4
 REQUEST = ChatRequest((RULES,), "Say hello.", 4, temperature=0.0)
@@ -49,7 +49,7 @@ class TestWeightsFiles:
         """A file of another kind is told by its first bytes, before it is loaded."""
         path = tmp_path / "page.gguf"
         path.write_bytes(content)
-        with pytest.raises(WeightsError, match="is not a GGUF file.*CLAUDE_PM_MODEL"):
+        with pytest.raises(WeightsError, match=r"is not a GGUF file.*CLAUDE_PM_MODEL"):
             await ask(EmbeddedModel(path))
 
     @pytest.mark.slow
@@ -85,7 +85,7 @@ class TestAnswers:
         assert span["cost_usd"] is None
 
     async def test_reads_the_cache(self, embedded: EmbeddedServer, weights: Path) -> None:
-        """The second request with a prompt reads it from the cache; so does another model object."""
+        """The second request with a prompt reads it from the cache, through any model object."""
         first = await ask(EmbeddedModel(weights))
         again = await ask(EmbeddedModel(weights))
         assert again.usage.input_tokens == first.usage.input_tokens

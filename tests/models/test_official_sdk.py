@@ -7,11 +7,11 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests import messages_server as api
-from tests.messages_server import MessagesServer, Reply
 
 from claude_pm.models import ChatRequest, Completion, MessagesClient, TextDelta
 from claude_pm.models.embedded import EmbeddedServer
+from tests import messages_server as api
+from tests.messages_server import MessagesServer, Reply
 
 anthropic = pytest.importorskip("anthropic")
 

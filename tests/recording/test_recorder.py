@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -16,7 +17,9 @@ from claude_pm.recording.span import activate, deactivate
 _MS = 1_000_000
 
 
-def recorded_row(name: str, start_ms: int, end_ms: int, parent: str | None = None) -> dict[str, Any]:
+def recorded_row(
+    name: str, start_ms: int, end_ms: int, parent: str | None = None
+) -> dict[str, Any]:
     """A span as a worker reports it; its id is its name."""
     unset = dict.fromkeys(schema.SPANS.column_names)
     return unset | {
@@ -32,11 +35,8 @@ def record(recorder: Recorder) -> None:
     with span("request", agent="qa", mode="local", text="ü"):
         with span("chat", input_tokens=5, ttft_s=0.5, cost_usd=0.0, nested={"a": [1, None]}):
             pass
-        try:
-            with span("fails"):
-                raise ValueError("bad")
-        except ValueError:
-            pass
+        with contextlib.suppress(ValueError), span("fails"):
+            raise ValueError("bad")
     span("open").__enter__()
     recorder.finish()
     deactivate(recorder, before)
@@ -126,9 +126,7 @@ class TestMerge:
         here.merge(sent)
         before, after = there.spans_frame(), here.spans_frame()
         shift = (there.origin_ns - here.origin_ns) / 1e9
-        pd.testing.assert_frame_equal(
-            after.drop(columns="start_s"), before.drop(columns="start_s")
-        )
+        pd.testing.assert_frame_equal(after.drop(columns="start_s"), before.drop(columns="start_s"))
         difference = (after["start_s"] - before["start_s"]).tolist()
         assert difference == pytest.approx([shift] * len(before))
         assert after["name"].tolist() == ["request", "chat", "fails", "open"]

@@ -1,0 +1,177 @@
+"""What a profile says in sentences: plain text, cleaned but not yet escaped for HTML."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from claude_pm.analysis.compare_modes import BASELINE, FAILURES, compare_modes
+from claude_pm.analysis.phases import OTHER, phase_table
+from claude_pm.analysis.requests import REQUEST, attributes, owner_ids, requests_table
+from claude_pm.analysis.rows import Row, rows
+from claude_pm.views import words
+
+if TYPE_CHECKING:
+    from claude_pm.profiles import Profile
+
+_MAX_ERRORS = 5
+_ERROR_LIMIT = 300
+_SAME_FROM, _SAME_TO = 0.95, 1.05
+_WORTH_SAYING = 0.01
+
+
+def headline(profile: Profile) -> str:
+    """Say in a sentence what was answered, in what time, and where the time went."""
+    requests = rows(requests_table(profile))
+    return _requests_headline(profile, requests) if requests else _code_headline(profile)
+
+
+def notes(profile: Profile) -> list[str]:
+    """Return the sentences that belong under the headline."""
+    found = []
+    spans = profile.spans
+    models = spans.loc[spans["name"] == "chat", "model"].dropna().unique()
+    if any(str(model).startswith(words.SMALL_MODEL) for model in models):
+        found.append(words.SMALL_MODEL_SENTENCE)
+    roads = rows(spans[spans["name"] == REQUEST], ["attributes"])
+    fallbacks = sum(bool(attributes(span).get("fallback")) for span in roads)
+    if fallbacks:
+        verb = "was" if fallbacks == 1 else "were"
+        found.append(
+            f"{words.counted(fallbacks, 'request')} {verb} served in another mode than asked "
+            "(fallback)."
+        )
+    return found
+
+
+def mode_sentences(profile: Profile) -> list[str]:
+    """Say each mode's ratio to LOCAL in words."""
+    found = rows(compare_modes(profile))
+    local = next((mode for mode in found if mode["mode"] == BASELINE), None)
+    return [
+        _ratio_in_words(mode, local)
+        for mode in found
+        if local is not None and mode is not local and mode["ratio"] is not None
+    ]
+
+
+def errors(profile: Profile) -> list[str]:
+    """Return the failures, a line each: of requests, and of other spans where they began.
+
+    Not named are spans that only passed on a failure from within, parts of a request that failed,
+    and attempts after which the request was answered all the same.
+    """
+    found = rows(profile.spans)
+    owners = dict(zip((span["span_id"] for span in found), owner_ids(found), strict=True))
+    failed = {span["span_id"]: span for span in found if span["status"] in FAILURES}
+    passed_on = {span["parent_id"] for span in failed.values()}
+    named = [
+        span
+        for span_id, span in failed.items()
+        if span["name"] == REQUEST
+        or (
+            span_id not in passed_on
+            and owners[span_id] not in failed
+            and not (owners[span_id] and span["name"] == "chat")
+        )
+    ]
+    lines = [_error_line(span) for span in named[:_MAX_ERRORS]]
+    if len(named) > _MAX_ERRORS:
+        lines.append(
+            f"and {words.counted(len(named) - _MAX_ERRORS, 'more failure', 'more failures')}"
+        )
+    return lines
+
+
+def peak_memory(profile: Profile) -> str:
+    """Say the largest resident memory of this process and of its workers, if recorded."""
+    memory = profile.memory
+    peaks = memory.dropna(subset=["rss_bytes"]).groupby("role")["rss_bytes"].max()
+    if peaks.empty:
+        return ""
+    said = ", ".join(
+        f"{words.megabytes(int(size))} ({words.one_line(str(role))})"
+        for role, size in peaks.items()
+    )
+    return f"Peak resident memory: {said}."
+
+
+def _requests_headline(profile: Profile, requests: Sequence[Row]) -> str:
+    statuses = Counter(request["status"] for request in requests)
+    answered = statuses.pop("ok", 0)
+    text = "Answered "
+    text += f"{answered:,} of " if answered < len(requests) else ""
+    text += words.counted(len(requests), "request")
+    besides = [_outcome_count(*outcome) for outcome in statuses.items()]
+    warmups = sum(request["warmup"] for request in requests)
+    if warmups:
+        besides.insert(0, words.counted(warmups, "warm-up"))
+    text += f" ({', '.join(besides)})" if besides else ""
+    if profile.meta.get("duration_s") is not None:
+        text += f" in {words.duration(profile.meta['duration_s'])}"
+    shares = _shares_in_words(profile)
+    said = [f"{text}: {shares}" if shares else text]
+    cached = [request for request in requests if request["cache_state"] is not None]
+    if cached:
+        warm = sum(request["cache_state"] == "warm" for request in cached)
+        said.append(f"cache warm {warm:,} of {len(cached):,}")
+    if profile.meta.get("model_use"):
+        said.append(f"model {words.one_line(str(profile.meta['model_use']))}")
+    return f"{'; '.join(said)}."
+
+
+def _outcome_count(status: str | None, number: int) -> str:
+    if status is None:
+        return f"{number:,} unfinished"
+    return f"{number:,} cancelled" if status == "cancelled" else words.counted(number, status)
+
+
+def _shares_in_words(profile: Profile) -> str:
+    """Say the shares of a percent and more; what is smaller goes with 'other'."""
+    shares = {phase["phase"]: phase["share"] for phase in rows(phase_table(profile))}
+    if None in shares.values():
+        return ""
+    shown = {
+        phase: share for phase, share in shares.items() if share >= _WORTH_SAYING and phase != OTHER
+    }
+    shown[OTHER] = max(0.0, 1.0 - sum(shown.values()))
+    percents = words.percents(list(shown.values()))
+    return ", ".join(
+        f"{percent} % {words.PHASES[phase]}"
+        for phase, percent in zip(shown, percents, strict=True)
+        if percent
+    )
+
+
+def _code_headline(profile: Profile) -> str:
+    spans, functions = profile.spans, profile.functions
+    said = []
+    if len(spans):
+        said.append(words.counted(len(spans), "span"))
+    if len(functions):
+        top = functions.sort_values("total_s", ascending=False).iloc[0]
+        name = words.one_line(str(top["function"]), 80)
+        said.append(f"top function {name} {words.duration(float(top['total_s']))} of own time")
+    spent = profile.meta.get("duration_s")
+    recorded = "; ".join(said) or "no spans and no functions recorded"
+    return f"{recorded}." if spent is None else f"{words.duration(spent)}: {recorded}."
+
+
+def _ratio_in_words(mode: Mapping[str, Any], local: Mapping[str, Any]) -> str:
+    name, ratio = words.mode_label(mode["mode"]), mode["ratio"]
+    medians = (
+        f"median {words.duration(mode['median_s'])} against {words.duration(local['median_s'])}"
+    )
+    if _SAME_FROM <= ratio <= _SAME_TO:
+        return f"{name} took about as long as LOCAL ({medians})."
+    if ratio > 1:
+        return f"{name} took {words.times(ratio)[:-1]} times as long as LOCAL ({medians})."
+    return f"{name} was {words.times(1 / ratio)[:-1]} times as fast as LOCAL ({medians})."
+
+
+def _error_line(span: Row) -> str:
+    who = span["agent"] if span["name"] == REQUEST else span["name"]
+    mode = f" ({words.mode_label(span['mode'])})" if span["mode"] else ""
+    said = f": {span['error']}" if span["error"] else ""
+    return words.one_line(f"{who or 'request'}{mode}, {span['status']}{said}", _ERROR_LIMIT)

@@ -1,0 +1,182 @@
+"""The report: one file, no network, nothing of the profile becomes markup."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from pathlib import Path
+from typing import NoReturn
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from claude_pm.errors import ProfileStorageError
+from claude_pm.views.fragments import MAX_ROWS
+from claude_pm.views.report import write_report
+from tests.profile_builder import ProfileBuilder
+from tests.views.markup import Markup, parse
+from tests.views.profiles import HOSTILE, empty, hostile, two_modes
+
+CSP = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """Return where to write a report."""
+    return tmp_path / "report.html"
+
+
+def written(builder: ProfileBuilder, target: Path) -> Markup:
+    """Write the report and read it back."""
+    return parse(write_report(builder.build(), target).read_text(encoding="utf-8"))
+
+
+def names(folder: Path) -> list[str]:
+    """Return what is in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+class TestContents:
+    def test_says_what_the_profile_says(self, target: Path) -> None:
+        """Headline, ratio in words, tables, environment and how to reproduce it."""
+        builder = two_modes()
+        builder.meta |= {"source": "await main()\n", "cpu": "cprofile"}
+        builder.function("slow", 1.5)
+        text = written(builder, target).text
+        assert "Answered 6 of 7 requests (1 warm-up, 1 timeout) in 40.0 s" in text
+        assert "SUBPROCESS took 5.0 times as long as LOCAL" in text
+        assert "OrchestrationTimeoutError: too long" in text
+        assert "cProfile does not count awaited time" in text
+        assert "2026-01-31 09:00:00 UTC" in text
+        assert "live: called while this was recorded" in text
+        assert "cProfile on" in text
+        assert "pandas 3.1.1" in text
+        assert "orchestration_mode = local" in text
+        assert "await main()" in text
+        assert 'claude_pm.load("20260131T090000123-synthetic-1a2b")' in text
+
+    def test_names_every_meta_item(self, target: Path) -> None:
+        """What a later version adds is shown by its own name; what is not known is not hidden."""
+        builder = ProfileBuilder(kept_warm=True)
+        found = written(builder, target)
+        environment = found.text[found.text.index("Environment") :]
+        assert re.search(r"kept_warm\s+yes", environment)
+        assert re.search(r"Git commit\s+not known", environment)
+        assert re.search(r"CPU recording\s+cProfile off", environment)
+        assert re.search(r"Model\s+not called", environment)
+
+    def test_shows_only_the_charts_that_have_something_to_show(self, target: Path) -> None:
+        """Spans without requests and memory make one chart; requests and memory make five."""
+        few, all_of_them = ProfileBuilder(), two_modes()
+        few.span("step", 0.0, 1.0)
+        all_of_them.memory(0.0, 1_000_000)
+        assert written(few, target).values("alt") == ["Timeline: 1 span in 10.0 s"]
+        assert [str(alt).split(":")[0] for alt in written(all_of_them, target).values("alt")] == [
+            "Request duration by mode",
+            "Time to first text by mode",
+            "Time to first text, cold and warm",
+            "Timeline",
+            "Memory",
+        ]
+
+    def test_charts_are_svg_within_the_file(self, target: Path) -> None:
+        """Each is a data URI that holds a whole SVG."""
+        sources = written(two_modes(), target).values("src")
+        assert sources
+        for source in sources:
+            kind, _, data = str(source).partition(",")
+            assert kind == "data:image/svg+xml;base64"
+            assert ET.fromstring(base64.b64decode(data)).tag.endswith("svg")
+
+    def test_long_tables_say_what_they_leave_out(self, target: Path) -> None:
+        """Of 510 spans the first 500 are shown, and the rest is counted."""
+        builder = ProfileBuilder()
+        for number in range(MAX_ROWS + 10):
+            builder.span(f"step-{number}-", number / 100, 0.01)
+        text = written(builder, target).text
+        assert "10 more spans not shown here: the saved profile has them all." in text
+        rows = text[text.index("Spans\n") :]
+        assert f"step-{MAX_ROWS - 1}-" in rows
+        assert f"step-{MAX_ROWS}-" not in rows
+
+    def test_is_the_same_each_time(self, target: Path) -> None:
+        """A profile has one report, byte for byte."""
+        first = write_report(two_modes().build(), target).read_bytes()
+        assert write_report(two_modes().build(), target).read_bytes() == first
+
+    def test_works_for_an_empty_profile(self, target: Path) -> None:
+        """Title, environment and how to reproduce remain."""
+        text = parse(write_report(empty(), target).read_text(encoding="utf-8")).text
+        assert "no spans and no functions recorded" in text
+        assert "How to reproduce" in text
+
+
+class TestSafety:
+    def test_asks_no_network_and_runs_nothing(self, target: Path) -> None:
+        """No element loads or runs anything, and the policy would forbid it."""
+        html = write_report(two_modes().build(), target).read_text(encoding="utf-8")
+        found = parse(html)
+        assert {"script", "link", "iframe", "object", "base", "form"}.isdisjoint(found.elements)
+        assert CSP in found.values("content")
+        references = [*found.values("src"), *found.values("href"), *found.values("action")]
+        assert all(str(reference).startswith("data:") for reference in references)
+        assert "http:" not in html
+        assert "https:" not in html
+        assert "@import" not in html
+        assert "url(" not in html
+
+    def test_hostile_text_stays_text(self, target: Path) -> None:
+        """Nothing of the profile becomes an element or an attribute, wherever it stands."""
+        found = written(hostile(), target)
+        assert "script" not in found.elements
+        assert all(str(source).startswith("data:") for source in found.values("src"))
+        assert not [name for name, _ in found.attributes if name.startswith("on")]
+        for place in ("Modes", "Requests", "Spans", "Functions", "Environment", "How to reproduce"):
+            assert HOSTILE in found.text[found.text.index(f"{place}") :]
+        assert found.text.count(HOSTILE) >= 20
+
+    def test_halves_of_surrogate_pairs_can_be_written(self, target: Path) -> None:
+        """A file name of bytes that are no text does not prevent the report."""
+        builder = ProfileBuilder()
+        builder.function("f", 1.0, file="caf\ufffd.py")
+        builder.meta["source"] = "open('caf\udce9')"
+        assert "open('caf\ufffd')" in written(builder, target).text
+
+
+class TestWriting:
+    def test_returns_the_path_and_leaves_nothing_else(self, target: Path) -> None:
+        """A string does as well as a Path, and an older report is replaced."""
+        target.write_text("old", encoding="utf-8")
+        assert write_report(empty(), str(target)) == target
+        assert "old" not in target.read_text(encoding="utf-8").split()
+        assert names(target.parent) == ["report.html"]
+
+    def test_a_full_disk_leaves_the_old_report(
+        self, target: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing half-written stays behind, and the error says what happened."""
+
+        def refuse(*_: object, **__: object) -> NoReturn:
+            raise OSError(28, "No space left on device")
+
+        target.write_text("old", encoding="utf-8")
+        monkeypatch.setattr(os, "replace", refuse)
+        with pytest.raises(ProfileStorageError, match="No space left on device") as caught:
+            write_report(empty(), target)
+        assert isinstance(caught.value.__cause__, OSError)
+        assert names(target.parent) == ["report.html"]
+        assert target.read_text(encoding="utf-8") == "old"
+
+    def test_refuses_a_folder(self, tmp_path: Path) -> None:
+        """The message suggests a file in it."""
+        with pytest.raises(ProfileStorageError, match=r"is a folder: name a file.*report\.html"):
+            write_report(empty(), tmp_path)
+
+    @pytest.mark.parametrize("parent", ["missing", "file"])
+    def test_refuses_a_parent_that_is_no_folder(self, tmp_path: Path, parent: str) -> None:
+        """It makes no folders: a slip in a path should not."""
+        (tmp_path / "file").touch()
+        with pytest.raises(ProfileStorageError, match="there is no folder"):
+            write_report(empty(), tmp_path / parent / "report.html")
+        assert names(tmp_path) == ["file"]

@@ -1,0 +1,160 @@
+"""What a profile says in sentences."""
+
+from __future__ import annotations
+
+import pytest
+
+from claude_pm.views import sentences
+from tests.profile_builder import ProfileBuilder
+from tests.views.profiles import empty, two_modes
+
+
+class TestHeadline:
+    def test_says_requests_time_shares_cache_and_model(self) -> None:
+        """Shares are of the requests' summed time, longest first, other last."""
+        builder = ProfileBuilder(duration_s=24.1, model_use="live")
+        for number in range(10):
+            request = builder.request("qa", "subprocess", number * 2.0, 10.0)
+            builder.span("start_worker", number * 2.0, 0.9, parent=request)
+            builder.span(
+                "chat", number * 2.0 + 0.9, 8.3, parent=request, ttft_s=6.1,
+                input_tokens=100, cache_read_tokens=80 if number < 4 else 0,
+            )  # fmt: skip
+        assert sentences.headline(builder.build()) == (
+            "Answered 10 requests in 24.1 s: 61 % prefill, 22 % decode, 9 % starting workers, "
+            "8 % other; cache warm 4 of 10; model live."
+        )
+
+    def test_counts_failures_and_warmups(self) -> None:
+        """What was not answered is said, by what became of it."""
+        builder = ProfileBuilder(duration_s=5.0)
+        builder.request("qa", "local", 0.0, 1.0, attributes={"warmup": True})
+        for number, status in enumerate(("error", "error", "timeout", "cancelled", None)):
+            builder.request("qa", "local", number + 1.0, 1.0, status=status)
+        assert sentences.headline(builder.build()).startswith(
+            "Answered 1 of 6 requests (1 warm-up, 2 errors, 1 timeout, 1 cancelled, 1 unfinished) "
+            "in 5.00 s: "
+        )
+
+    def test_small_phases_go_with_other(self) -> None:
+        """A phase of less than a percent is not worth a word; nothing is lost of the whole."""
+        builder = ProfileBuilder(duration_s=10.0)
+        request = builder.request("qa", "local", 0.0, 10.0)
+        builder.span("queue", 0.0, 0.05, parent=request)
+        builder.span("chat", 0.05, 8.95, parent=request, ttft_s=7.0)
+        assert sentences.headline(builder.build()) == (
+            "Answered 1 request in 10.0 s: 70 % prefill, 20 % decode, 10 % other; model not called."
+        )
+
+    def test_code_without_requests(self) -> None:
+        """Spans are counted, and the function with most time of its own is named."""
+        builder = ProfileBuilder(duration_s=0.31)
+        for number in range(3):
+            builder.span("step", number * 0.1, 0.1)
+        builder.function("slow", 0.05, cumulative_s=0.3)
+        builder.function("f", 0.12)
+        assert sentences.headline(builder.build()) == (
+            "0.31 s: 3 spans; top function f 0.12 s of own time."
+        )
+
+    def test_claims_nothing_that_is_unknown(self) -> None:
+        """Without spans and functions, none are spoken of."""
+        assert sentences.headline(empty()) == "10.0 s: no spans and no functions recorded."
+
+
+class TestNotes:
+    @pytest.mark.parametrize(
+        ("model", "is_said"),
+        [("SmolLM2-135M-Instruct", True), ("claude-x", False), (None, False)],
+    )
+    def test_says_when_the_small_model_answered(self, model: str | None, is_said: bool) -> None:
+        """Who reads answers of the embedded model is told how good they are."""
+        builder = ProfileBuilder()
+        request = builder.request("qa", "local", 0.0, 1.0)
+        builder.span("chat", 0.0, 1.0, parent=request, model=model)
+        sentence = (
+            "Answers come from SmolLM2-135M, a small model: fluent, often wrong; "
+            "timings and token counts are real."
+        )
+        assert (sentence in sentences.notes(builder.build())) is is_said
+
+    def test_says_when_requests_fell_back(self) -> None:
+        """A fallback to another mode is never silent."""
+        builder = ProfileBuilder()
+        builder.request("qa", "local", 0.0, 1.0, attributes={"fallback": "no memory limit here"})
+        builder.request("qa", "local", 1.0, 1.0, attributes={"fallback": None})
+        assert sentences.notes(builder.build()) == [
+            "1 request was served in another mode than asked (fallback)."
+        ]
+
+
+class TestModeSentences:
+    @pytest.mark.parametrize(
+        ("seconds", "said"),
+        [
+            (8.0, "SUBPROCESS took 4.0 times as long as LOCAL (median 8.00 s against 2.00 s)."),
+            (1.0, "SUBPROCESS was 2.0 times as fast as LOCAL (median 1.00 s against 2.00 s)."),
+            (2.05, "SUBPROCESS took about as long as LOCAL (median 2.05 s against 2.00 s)."),
+        ],
+    )
+    def test_says_the_ratio(self, seconds: float, said: str) -> None:
+        """Slower, faster and alike are told apart."""
+        builder = ProfileBuilder()
+        builder.answered("qa", "local", 0.0, 2.0, ttft_s=1.0)
+        builder.answered("qa", "subprocess", 3.0, seconds, ttft_s=0.5)
+        assert sentences.mode_sentences(builder.build()) == [said]
+
+    def test_says_nothing_without_local(self) -> None:
+        """There is nothing to compare with."""
+        builder = ProfileBuilder()
+        builder.answered("qa", "subprocess", 0.0, 2.0, ttft_s=1.0)
+        assert sentences.mode_sentences(builder.build()) == []
+
+
+class TestErrors:
+    def test_names_each_failure_once(self) -> None:
+        """A span that a failure only passed through, and parts of the request, are not named."""
+        builder = ProfileBuilder()
+        outer = builder.span("workflow", 0.0, 5.0, status="error", error="ValueError: no")
+        request = builder.request(
+            "qa", "local", 0.0, 1.0, parent=outer, status="error", error="WorkerError: died"
+        )
+        builder.span("chat", 0.0, 1.0, parent=request, status="error", error="WorkerError: died")
+        builder.span("step", 2.0, 1.0, parent=outer, status="error", error="ValueError: no")
+        assert sentences.errors(builder.build()) == [
+            "qa (LOCAL), error: WorkerError: died",
+            "step, error: ValueError: no",
+        ]
+
+    def test_leaves_out_attempts_that_were_made_good(self) -> None:
+        """A retried request that was answered is no failure; a failed span in it is one."""
+        builder = ProfileBuilder()
+        request = builder.request("qa", "local", 0.0, 3.0)
+        builder.span("chat", 0.0, 1.0, parent=request, status="error", error="busy")
+        builder.span("chat", 1.0, 1.0, parent=request, ttft_s=0.5)
+        builder.span("tool", 2.0, 1.0, parent=request, status="timeout", error="TimeoutError: ")
+        assert sentences.errors(builder.build()) == ["tool, timeout: TimeoutError:"]
+
+    def test_counts_the_rest(self) -> None:
+        """After five, the number of further ones has to do."""
+        builder = ProfileBuilder()
+        for number in range(7):
+            builder.request("qa", "local", float(number), 1.0, status="error", error="no")
+        assert len(sentences.errors(builder.build())) == 6
+        assert sentences.errors(builder.build())[-1] == "and 2 more failures"
+
+
+class TestPeakMemory:
+    def test_says_the_largest_reading_of_each_role(self) -> None:
+        """Unknown readings are skipped; a worker's peak stands beside the kernel's."""
+        builder = two_modes()
+        for t_s, size in ((0.0, 100_000_000), (1.0, None), (2.0, 250_000_000), (3.0, 200_000_000)):
+            builder.memory(t_s, size)
+        builder.memory(1.0, 80_000_000, pid=5000, role="worker")
+        builder.memory(1.0, 90_000_000, pid=5001, role="worker")
+        said = sentences.peak_memory(builder.build())
+        assert said == "Peak resident memory: 250 MB (kernel), 90 MB (worker)."
+
+    def test_says_nothing_where_it_was_not_recorded(self) -> None:
+        """No reading is not 0 MB."""
+        assert sentences.peak_memory(empty()) == ""

@@ -1,0 +1,121 @@
+"""The summary as text and as HTML."""
+
+from __future__ import annotations
+
+import re
+
+from claude_pm.views.summary import headline, summary_html, summary_text
+from tests.profile_builder import ProfileBuilder
+from tests.views.markup import parse
+from tests.views.profiles import HOSTILE, empty, hostile, two_modes
+
+AWAITED = "cProfile does not count awaited time"
+
+
+class TestSummaryText:
+    def test_holds_headline_phases_modes_functions_and_failures(self) -> None:
+        """Everything that was recorded has its paragraph."""
+        builder = two_modes()
+        builder.span("my step", 39.0, 0.5)
+        for number in range(7):
+            builder.function(f"function_{number}", 7.0 - number)
+        builder.memory(0.0, 123_000_000)
+        text = summary_text(builder.build())
+        assert text.startswith(headline(builder.build()))
+        # Of 33 s: prefill 4 + 3 x 0.5 + 2 x 4, decode 1 + (0.5 + 1.5 + 2.5) + (4 + 8).
+        assert re.search(r"^prefill +6 +13\.5 s +41 %", text, re.MULTILINE)
+        assert re.search(r"^decode +6 +17\.5 s +53 %", text, re.MULTILINE)
+        assert re.search(r"^my step +1 +0\.50 s", text, re.MULTILINE)
+        assert re.search(r"^LOCAL +3 +1 +2\.00 s .* 1\.0x$", text, re.MULTILINE)
+        assert re.search(r"^SUBPROCESS +2 +0 +10\.0 s .* 5\.0x$", text, re.MULTILINE)
+        assert "function_4" in text
+        assert "function_5" not in text
+        assert AWAITED in text
+        assert "123 MB (kernel)" in text
+        assert "ops (LOCAL), timeout: OrchestrationTimeoutError: too long" in text
+
+    def test_one_mode_needs_no_comparison(self) -> None:
+        """The table of modes is for more than one mode."""
+        builder = ProfileBuilder()
+        builder.answered("qa", "local", 0.0, 1.0, ttft_s=0.5)
+        assert "LOCAL" not in summary_text(builder.build())
+
+    def test_empty_profile_is_one_sentence(self) -> None:
+        """Where nothing was recorded, nothing else is said."""
+        assert summary_text(empty()) == headline(empty())
+
+    def test_cannot_steer_a_terminal(self) -> None:
+        """Escape sequences and newlines in names cannot colour, erase or forge lines."""
+        builder = ProfileBuilder("x")
+        name = "\x1b[2Jgone\nFailures:\n  forged \u202eevil"
+        builder.request(name, "local", 0.0, 1.0, status="error", error=name)
+        builder.span(name, 2.0, 1.0)
+        builder.function(name, 1.0, file=name)
+        text = summary_text(builder.build())
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+        assert text.splitlines().count("Failures:") == 1
+        assert "\ufffd[2Jgone Failures: forged \ufffdevil" in text
+
+    def test_spans_outside_requests_are_listed_without_requests(self) -> None:
+        """A chat of one's own, without a request, is shown by its phases."""
+        builder = ProfileBuilder()
+        builder.span("chat", 0.0, 3.0, ttft_s=1.0)
+        text = summary_text(builder.build())
+        assert re.search(r"^decode +1 +2\.00 s", text, re.MULTILINE)
+        assert re.search(r"^prefill +1 +1\.00 s", text, re.MULTILINE)
+
+
+class TestSummaryHtml:
+    def test_is_one_scoped_element(self) -> None:
+        """Its rules hold for nothing else on the page, and nothing in it can run or load."""
+        html = summary_html(two_modes().build())
+        assert html.strip().startswith('<div class="claude-pm">')
+        assert html.strip().endswith("</div>")
+        style = html[html.index("<style>") + len("<style>") : html.index("</style>")]
+        selectors = [
+            selector.strip()
+            for rule in re.findall(r"([^{}]+)\{", style)
+            for selector in rule.split(",")
+        ]
+        assert len(selectors) > 10
+        assert all(selector.startswith("div.claude-pm") for selector in selectors)
+        assert "url(" not in style
+        found = parse(html)
+        assert {"script", "link", "iframe", "img"}.isdisjoint(found.elements)
+
+    def test_the_phase_bar_is_as_wide_as_the_shares(self) -> None:
+        """The widths of the bar's parts add up to the whole."""
+        html = summary_html(two_modes().build())
+        widths = [float(width) for width in re.findall(r"width:([0-9.]+)%", html)]
+        # prefill 13.5, decode 17.5, other 2 of 33 seconds
+        assert widths == [40.909, 53.030, 6.061]
+
+    def test_functions_are_folded_away_beside_what_they_do_not_count(self) -> None:
+        """The functions are in a closed details element, with the sentence on awaited time."""
+        builder = ProfileBuilder()
+        assert "<details" not in summary_html(builder.build())
+        builder.function("f", 1.0)
+        html = summary_html(builder.build())
+        details = html[html.index("<details>") : html.index("</details>")]
+        assert AWAITED in details
+        assert "<td>f</td>" in details
+
+    def test_hostile_text_stays_text(self) -> None:
+        """Names, errors and functions are shown as they are, and none becomes markup."""
+        found = parse(summary_html(hostile().build()))
+        assert {"script", "img"}.isdisjoint(found.elements)
+        assert not [name for name, _ in found.attributes if name.startswith("on")]
+        # Two requests and a span failed; function and file; the span, the model and two modes.
+        assert found.text.count(HOSTILE) >= 6
+
+    def test_control_characters_are_shown_as_replaced(self) -> None:
+        """Bidirectional overrides cannot make a name read as another."""
+        builder = ProfileBuilder()
+        builder.function("f\u202ecod.exe\x00", 1.0)
+        found = parse(summary_html(builder.build()))
+        assert "f\ufffdcod.exe\ufffd" in found.text
+
+    def test_empty_profile_is_one_sentence(self) -> None:
+        """Where nothing was recorded, nothing else is said."""
+        assert parse(summary_html(empty())).text.strip() == headline(empty())
