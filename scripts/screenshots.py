@@ -33,6 +33,11 @@ CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 CHROMIUM_FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 START_TIMEOUT_S = 60.0
 RUN_TIMEOUT_S = 240.0
+SETTINGS = {
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    # All cells are in the page, seen or not.
+    "notebook-extension/tracker": {"windowingMode": "none"},
+}
 # Complaints of JupyterLab itself, seen without claude_pm too.
 _NOT_OURS = re.compile(r"favicon|manifest\.webmanifest|WebGL|/api/(me|contents|lsp|news)|404")
 
@@ -45,11 +50,10 @@ def jupyterlab(folder: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     token = secrets.token_hex(16)
     home = folder / ".jupyter-home"
-    settings = home / "settings" / "@jupyterlab" / "apputils-extension"
-    settings.mkdir(parents=True)
-    (settings / "notification.jupyterlab-settings").write_text(
-        '{"fetchNews": "false", "checkForUpdates": false}', encoding="utf-8"
-    )
+    for plugin, chosen in SETTINGS.items():
+        file = home / "settings" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(chosen), encoding="utf-8")
     environment = {
         **os.environ,
         "JUPYTER_CONFIG_DIR": str(home / "config"),
@@ -91,13 +95,11 @@ def run_notebook(page: Page, server: str) -> None:
     page.keyboard.press("Escape")
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
-    page.wait_for_selector(
-        ".jp-CodeCell:last-of-type .jp-OutputArea-output:has-text('report.html')",
-        timeout=RUN_TIMEOUT_S * 1000,
-    )
-    errors = page.locator("[data-mime-type='application/vnd.jupyter.error']")
-    if errors.count():
-        raise SystemExit(f"A cell failed: {errors.first.inner_text()}")
+    failed = page.locator("[data-mime-type='application/vnd.jupyter.error']")
+    written = page.locator(".jp-OutputArea-output").filter(has_text="report.html")
+    failed.or_(written).first.wait_for(timeout=RUN_TIMEOUT_S * 1000)
+    if failed.count():
+        raise SystemExit(f"A cell failed: {failed.first.inner_text()}")
 
 
 def shoot_cells(page: Page, name: str) -> None:

@@ -40,7 +40,11 @@ def compare_modes(profile: Profile) -> pd.DataFrame:
     out of the medians. A request that never finished is neither; one that failed before it had a
     mode is in no row.
     """
-    requests = requests_table(profile)
+    return compare_requests(requests_table(profile))
+
+
+def compare_requests(requests: pd.DataFrame) -> pd.DataFrame:
+    """Compare the modes of a ``requests_table``."""
     table = []
     for mode in requests["mode"].dropna().unique():
         compared = requests[(requests["mode"] == mode) & ~requests["warmup"]]

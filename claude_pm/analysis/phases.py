@@ -71,17 +71,7 @@ def request_segments(profile: Profile) -> pd.DataFrame:
     A request's stretches follow each other without gap or overlap and add up to its duration.
     Where spans nest or overlap, the innermost phase counts, and of those the one begun last.
     """
-    segments = [
-        {
-            "span_id": request.span["span_id"],
-            "phase": segment.phase,
-            "start_s": segment.start_s,
-            "end_s": segment.end_s,
-        }
-        for request in find_requests(rows(profile.spans))
-        for segment in split_request(request)
-    ]
-    return schema.frame_from_rows(_SEGMENTS, segments)
+    return _segments_frame(find_requests(rows(profile.spans)))
 
 
 def phase_table(profile: Profile) -> pd.DataFrame:
@@ -91,7 +81,12 @@ def phase_table(profile: Profile) -> pd.DataFrame:
     counted once, unlike in ``Profile.summary()``, where a span's time holds that of spans within
     it.
     """
-    segments = request_segments(profile)
+    return phases_of(find_requests(rows(profile.spans)))
+
+
+def phases_of(requests: Iterable[Request]) -> pd.DataFrame:
+    """Return the phase table of these requests."""
+    segments = _segments_frame(requests)
     segments["seconds"] = segments["end_s"] - segments["start_s"]
     seconds = segments.groupby(["phase", "span_id"], sort=False)["seconds"].sum()
     table = seconds.groupby("phase").agg(["size", "sum", "median", "max"]).reset_index()
@@ -126,6 +121,20 @@ def split_span(span: Row) -> list[Segment]:
         return [Segment(NO_TEXT, start, end)]
     first_text = min(start + span["ttft_s"], end)
     return [Segment("prefill", start, first_text), Segment("decode", first_text, end)]
+
+
+def _segments_frame(requests: Iterable[Request]) -> pd.DataFrame:
+    segments = [
+        {
+            "span_id": request.span["span_id"],
+            "phase": segment.phase,
+            "start_s": segment.start_s,
+            "end_s": segment.end_s,
+        }
+        for request in requests
+        for segment in split_request(request)
+    ]
+    return schema.frame_from_rows(_SEGMENTS, segments)
 
 
 def _depth(span: Row, by_id: dict[str, Row]) -> int:

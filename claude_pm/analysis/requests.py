@@ -71,8 +71,12 @@ def requests_table(profile: Profile) -> pd.DataFrame:
     ``prefill_s`` and ``cache_state`` are of the attempt that answered: ``warm`` when at least
     half of its input was read from the cache, null where that is not known.
     """
-    found = find_requests(rows(profile.spans))
-    return schema.frame_from_rows(REQUESTS, [_summarised(request) for request in found])
+    return requests_frame(find_requests(rows(profile.spans)))
+
+
+def requests_frame(requests: Iterable[Request]) -> pd.DataFrame:
+    """Return the table of these requests, one row each."""
+    return schema.frame_from_rows(REQUESTS, [_summarised(request) for request in requests])
 
 
 def find_requests(spans: Sequence[Row]) -> list[Request]:

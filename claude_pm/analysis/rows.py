@@ -15,7 +15,5 @@ Row = dict[str, Any]
 def rows(frame: pd.DataFrame, columns: Sequence[str] | None = None) -> list[Row]:
     """Return the frame's rows as dicts of Python values, None for null; all columns by default."""
     names = list(frame.columns) if columns is None else list(columns)
-    values = [
-        frame[name].astype(object).where(frame[name].notna(), None).tolist() for name in names
-    ]
+    values = [frame[name].array.to_numpy(dtype=object, na_value=None).tolist() for name in names]
     return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]

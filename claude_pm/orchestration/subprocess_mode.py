@@ -207,7 +207,7 @@ class _Worker:
     async def _crashed(self) -> WorkerError:
         assert self._process is not None  # noqa: S101
         # Not wait(): it waits for the pipes too, which a child of the worker may hold open.
-        while (status := self._process.returncode) is None:
+        while (status := self._process.returncode) is None:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
         self._kill(self._process)
         if self._stderr_task is not None:

@@ -1,7 +1,8 @@
 """cProfile over a block of code, read out as rows of the ``functions`` and ``callers`` tables.
 
 What cProfile cannot see is not in the tables: time spent awaiting is not counted in
-``cumulative_s``, and every resumption of a coroutine counts as a call.
+``cumulative_s``, and every resumption of a coroutine counts as a call. Nor is what other threads
+do than the one that began.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import cProfile
 import os
 import sys
 import sysconfig
+import threading
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -52,7 +54,7 @@ class _Entry:
 
 
 class CpuProfiler:
-    """cProfile, started and stopped once; the current thread only before Python 3.12."""
+    """cProfile of the current thread, started and stopped once."""
 
     def __init__(self) -> None:
         self._profile = cProfile.Profile()
@@ -72,6 +74,8 @@ class CpuProfiler:
         except ValueError as error:
             raise RecordingError(_already_active("cProfile or another tool")) from error
         self._enabled = True
+        if sys.version_info >= (3, 12):
+            _only_this_thread()
 
     def stop(self) -> None:
         """Stop counting; safe to call twice."""
@@ -116,6 +120,39 @@ class CpuProfiler:
                 )
         functions.sort(key=lambda row: row["total_s"], reverse=True)
         return functions, callers
+
+
+if sys.version_info >= (3, 12):
+    _EVENTS = (
+        "PY_START", "PY_RESUME", "PY_THROW", "PY_RETURN", "PY_YIELD", "PY_UNWIND", "CALL",
+        "C_RETURN", "C_RAISE",
+    )  # fmt: skip
+
+    def _only_this_thread() -> None:
+        """Let the active cProfile see the calls of the current thread alone.
+
+        Since Python 3.12 it sees those of every thread, and takes what two threads do at once for
+        calls of one another: counts, callers and times are all wrong then. A kernel has threads
+        of its own, and so has the reading of memory.
+        """
+        monitoring, tool = sys.monitoring, sys.monitoring.PROFILER_ID
+        events = monitoring.get_events(tool)
+        monitoring.set_events(tool, monitoring.events.NO_EVENTS)
+        for name in _EVENTS:
+            event = getattr(monitoring.events, name)
+            callback = monitoring.register_callback(tool, event, None)
+            if callback is not None:
+                monitoring.register_callback(tool, event, _in_this_thread(callback))
+        monitoring.set_events(tool, events)
+
+    def _in_this_thread(callback: Callable[..., Any]) -> Callable[..., None]:
+        ident, here = threading.get_ident, threading.get_ident()
+
+        def called(*event: Any) -> None:
+            if ident() == here:
+                callback(*event)
+
+        return called
 
 
 def _already_active(what: str) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from claude_pm.views import palette, words
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-
-    from claude_pm.profiles import Profile
 
 FRAME_IN = 1.35
 """Height of what surrounds the rows of a chart: title, axis and note."""
@@ -31,9 +29,9 @@ def label(text: str | None, limit: int = 28) -> str:
     return "unknown" if text is None else words.one_line(text, limit).replace("$", r"\$")
 
 
-def model_note(profile: Profile) -> str:
+def model_note(meta: Mapping[str, Any]) -> str:
     """Return the end of a chart's note: whether a model stood behind the figures."""
-    use = profile.meta.get("model_use")
+    use = meta.get("model_use")
     return f"; model {label(use)}" if use else ""
 
 
@@ -107,9 +105,10 @@ def strip(
         row + half_height * 0.8 * (2 * (number * _GOLDEN_RATIO % 1) - 1) if number else row
         for number in range(len(seconds))
     ]
+    many = len(seconds) > _MANY
     ax.scatter(
-        seconds, heights, s=22 if len(seconds) <= _MANY else 9, marker=marker, color=colour,
-        alpha=0.85, edgecolors="white", linewidths=0.6 if len(seconds) <= _MANY else 0.2, zorder=3,
+        seconds, heights, s=9 if many else 22, marker=marker, color=colour, alpha=0.85,
+        edgecolors="white", linewidths=0.2 if many else 0.6, zorder=3,
     )  # fmt: skip
     lower, median, upper = (quantile(seconds, share) for share in (0.25, 0.5, 0.75))
     if len(seconds) > 1:
@@ -118,10 +117,11 @@ def strip(
             linewidth=0, zorder=1,
         )  # fmt: skip
     reach = half_height * 1.2
-    # In the colour of the text, to be seen over dots and on any background.
+    # In the colour of the text, to be seen on any background; few dots it leaves in sight.
     ax.vlines(
-        median, row - reach, row + reach, color=ax.xaxis.label.get_color(), linewidth=1.6, zorder=4
-    )
+        median, row - reach, row + reach, color=ax.xaxis.label.get_color(), linewidth=1.6,
+        zorder=4 if many else 2,
+    )  # fmt: skip
 
 
 def quantile(values: Iterable[float], share: float) -> float:

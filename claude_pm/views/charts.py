@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from claude_pm.analysis.compare_modes import compare_modes
-from claude_pm.analysis.requests import requests_table
 from claude_pm.analysis.rows import rows
 from claude_pm.errors import ProfileError
 from claude_pm.views import palette, words
@@ -31,6 +29,7 @@ from claude_pm.views.axes import (
     time_axis,
     title,
 )
+from claude_pm.views.reading import Reading
 from claude_pm.views.timeline import draw_timeline
 
 if TYPE_CHECKING:
@@ -54,12 +53,12 @@ def plot_modes(profile: Profile, *, metric: Metric = "duration_s", ax: Axes | No
     Raises:
         ProfileError: ``metric`` is neither ``duration_s`` nor ``ttft_s``.
     """
-    return _plot(ax, lambda axes: draw_modes(profile, axes, metric))
+    return _plot(ax, lambda axes: draw_modes(Reading(profile), axes, metric))
 
 
 def plot_cache(profile: Profile, *, ax: Axes | None = None) -> Axes:
     """Draw the time to first text of each agent's requests, cold against warm, warm-ups too."""
-    return _plot(ax, lambda axes: draw_cache(profile, axes))
+    return _plot(ax, lambda axes: draw_cache(Reading(profile), axes))
 
 
 def plot_timeline(profile: Profile, *, ax: Axes | None = None) -> Axes:
@@ -69,26 +68,25 @@ def plot_timeline(profile: Profile, *, ax: Axes | None = None) -> Axes:
     lane is stacked. Failures are hatched and labelled. Of more than 2,000 bars, the failures and
     the longest are drawn, and a sentence says so.
     """
-    return _plot(ax, lambda axes: draw_timeline(profile, axes))
+    return _plot(ax, lambda axes: draw_timeline(Reading(profile), axes))
 
 
 def plot_memory(profile: Profile, *, ax: Axes | None = None) -> Axes:
     """Draw the resident memory of each process over time, in MB (a million bytes)."""
-    return _plot(ax, lambda axes: draw_memory(profile, axes))
+    return _plot(ax, lambda axes: draw_memory(Reading(profile), axes))
 
 
-def draw_modes(profile: Profile, ax: Axes, metric: Metric) -> float | None:
+def draw_modes(reading: Reading, ax: Axes, metric: Metric) -> float | None:
     """Draw what :func:`plot_modes` shows."""
     if metric not in _METRICS:
         raise ProfileError(
             f"A chart of modes can show {' or '.join(map(repr, _METRICS))}, not {metric!r}."
         )
-    requests = requests_table(profile)
-    drawn = requests[(requests["status"] == "ok") & ~requests["warmup"] & requests[metric].notna()]
-    modes = rows(compare_modes(profile))
-    samples = {
-        mode["mode"]: drawn.loc[drawn["mode"] == mode["mode"], metric].tolist() for mode in modes
-    }
+    samples: dict[str, list[float]] = {mode["mode"]: [] for mode in reading.modes}
+    for request in reading.requests:
+        is_compared = request["status"] == "ok" and not request["warmup"]
+        if is_compared and request[metric] is not None and request["mode"] is not None:
+            samples[request["mode"]].append(request[metric])
     samples = {mode: seconds for mode, seconds in samples.items() if seconds}
     what = _METRICS[metric]
     if not samples:
@@ -103,27 +101,26 @@ def draw_modes(profile: Profile, ax: Axes, metric: Metric) -> float | None:
     dress(ax)
     samples_axis(ax, [second for seconds in samples.values() for second in seconds], what)
     medians = {mode: quantile(seconds, 0.5) for mode, seconds in samples.items()}
-    failures = sum(mode["failures"] for mode in modes)
+    failures = sum(mode["failures"] for mode in reading.modes)
     left_out = f"; {words.counted(failures, 'failure')} left out" if failures else ""
     title(
         ax,
         _modes_seen(medians, metric),
         f"Median {what}; a dot is a request, the box the middle half{left_out}"
-        f"{model_note(profile)}",
+        f"{model_note(reading.meta)}",
     )
     return FRAME_IN + 0.75 * len(samples)
 
 
-def draw_cache(profile: Profile, ax: Axes) -> float | None:
+def draw_cache(reading: Reading, ax: Axes) -> float | None:
     """Draw what :func:`plot_cache` shows."""
-    requests = requests_table(profile)
-    samples = rows(
-        requests[
-            (requests["status"] == "ok")
-            & requests["cache_state"].notna()
-            & requests["ttft_s"].notna()
-        ]
-    )
+    samples = [
+        request
+        for request in reading.requests
+        if request["status"] == "ok"
+        and request["cache_state"] is not None
+        and request["ttft_s"] is not None
+    ]
     if not samples:
         say(
             ax,
@@ -165,7 +162,7 @@ def draw_cache(profile: Profile, ax: Axes) -> float | None:
         ax,
         _cache_seen(drawn),
         f"Median {what}; a dot is a request; warm: at least half of its input came from the cache"
-        f"{model_note(profile)}",
+        f"{model_note(reading.meta)}",
     )
     keys = [dot_key(state, colour) for state, colour in palette.CACHE_STATES.items()]
     if len(modes) > 1:
@@ -177,17 +174,17 @@ def draw_cache(profile: Profile, ax: Axes) -> float | None:
     return FRAME_IN + LEGEND_IN + 0.8 * len(agents)
 
 
-def draw_memory(profile: Profile, ax: Axes) -> float | None:
+def draw_memory(reading: Reading, ax: Axes) -> float | None:
     """Draw what :func:`plot_memory` shows."""
-    memory = profile.memory
-    readings = rows(memory[memory["rss_bytes"].notna() & memory["t_s"].notna()])
-    if not readings:
+    memory = reading.profile.memory
+    samples = rows(memory[memory["rss_bytes"].notna() & memory["t_s"].notna()])
+    if not samples:
         say(ax, "No memory to show: it was not recorded.")
         return None
     curves: dict[str, list[tuple[float, float]]] = {}
-    for reading in readings:
-        name = f"{label(reading['role'])} {reading['pid']}"
-        curves.setdefault(name, []).append((reading["t_s"], reading["rss_bytes"] / 1e6))
+    for sample in samples:
+        name = f"{label(sample['role'])} {sample['pid']}"
+        curves.setdefault(name, []).append((sample["t_s"], sample["rss_bytes"] / 1e6))
     peaks = {name: max(size for _, size in points) for name, points in curves.items()}
     by_peak = sorted(curves, key=lambda name: peaks[name], reverse=True)
     for number, name in enumerate(by_peak):
@@ -199,7 +196,7 @@ def draw_memory(profile: Profile, ax: Axes) -> float | None:
             linewidth=1.6 if is_named else 0.8, marker="o" if len(times) == 1 else None,
             zorder=3 if is_named else 2,
         )  # fmt: skip
-    longest = max(profile.meta.get("duration_s") or 0.0, *(r["t_s"] for r in readings))
+    longest = max(reading.meta.get("duration_s") or 0.0, *(sample["t_s"] for sample in samples))
     ax.set_xlim(0, longest * 1.01 or 1.0)
     ax.set_ylim(0, peaks[by_peak[0]] * 1.08 or 1.0)
     ax.set_ylabel("resident memory (MB)", fontsize=9)

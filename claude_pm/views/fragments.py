@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from claude_pm.analysis.compare_modes import compare_modes
-from claude_pm.analysis.phases import PHASES, ROAD, phase_table
-from claude_pm.analysis.requests import attributes, owner_ids, requests_table
+from claude_pm.analysis.phases import PHASES, ROAD
+from claude_pm.analysis.requests import attributes
 from claude_pm.analysis.rows import Row, rows
 from claude_pm.profiles import Profile
 from claude_pm.views import palette, words
+
+if TYPE_CHECKING:
+    from claude_pm.views.reading import Reading
 
 MAX_ROWS = 500
 """Rows of the long tables of a report."""
 
 _TEXT_LIMIT = 300
+_MORE_LIMIT = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,36 +53,35 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class BarPart:
-    """One phase of the phase bar: its share in percent (exact, and as printed) and colour."""
+    """One phase of the phase bar: its width in percent, its share as text, and its colour."""
 
     text: str
     percent: float
-    printed: int
+    share: str
     duration: str
     colour: str
 
 
-def phase_bar(profile: Profile) -> list[BarPart]:
+def phase_bar(reading: Reading) -> list[BarPart]:
     """Return the phases of all requests together, in the order of the road; none without any."""
-    phases = [phase for phase in rows(phase_table(profile)) if phase["share"]]
+    phases = [phase for phase in reading.phases if phase["share"]]
     phases.sort(key=lambda phase: PHASES.index(phase["phase"]))
-    printed = words.percents([phase["share"] for phase in phases])
+    shares = words.shares([phase["share"] for phase in phases])
     return [
         BarPart(
             words.PHASES[phase["phase"]],
             100 * phase["share"],
-            percent,
+            share,
             words.duration(phase["total_s"]),
             palette.PHASES[phase["phase"]],
         )
-        for phase, percent in zip(phases, printed, strict=True)
+        for phase, share in zip(phases, shares, strict=True)
     ]
 
 
-def phases(profile: Profile) -> Table:
+def phases(reading: Reading) -> Table:
     """Return the phases of the requests; empty without requests."""
-    found = rows(phase_table(profile))
-    printed = words.percents([phase["share"] or 0.0 for phase in found])
+    shares = words.shares([phase["share"] for phase in reading.phases])
     columns = [Column("phase"), *_numbers("requests", "total", "share", "median", "longest")]
     return Table(
         columns,
@@ -88,25 +90,24 @@ def phases(profile: Profile) -> Table:
                 words.PHASES[phase["phase"]],
                 words.whole(phase["n"]),
                 words.duration(phase["total_s"]),
-                words.UNKNOWN if phase["share"] is None else f"{percent} %",
+                share,
                 words.duration(phase["median_s"]),
                 words.duration(phase["max_s"]),
             )
-            for phase, percent in zip(found, printed, strict=True)
+            for phase, share in zip(reading.phases, shares, strict=True)
         ],
     )
 
 
-def other_spans(profile: Profile) -> Table:
+def other_spans(reading: Reading) -> Table:
     """Return the spans that are no part of a request's phases, by name: mostly the user's own."""
     import pandas as pd
 
-    spans = rows(profile.spans, ("span_id", "parent_id", "name"))
     is_other = [
         owner is None or span["name"] not in ROAD
-        for span, owner in zip(spans, owner_ids(spans), strict=True)
+        for span, owner in zip(reading.spans, reading.owners, strict=True)
     ]
-    others = Profile(profile.meta, {"spans": profile.spans[pd.array(is_other, dtype="boolean")]})
+    others = reading.profile.spans[pd.array(is_other, dtype="boolean")]
     columns = [Column("span"), *_numbers("n", "total", "median", "p95", "longest")]
     return Table(
         columns,
@@ -116,12 +117,12 @@ def other_spans(profile: Profile) -> Table:
                 words.whole(span["n"]),
                 *_durations(span, "total_s", "median_s", "p95_s", "max_s"),
             )
-            for span in rows(others.summary())
+            for span in rows(Profile(reading.meta, {"spans": others}).summary())
         ],
     )
 
 
-def modes(profile: Profile) -> Table:
+def modes(reading: Reading) -> Table:
     """Return the comparison of modes."""
     columns = [
         Column("mode"),
@@ -140,14 +141,14 @@ def modes(profile: Profile) -> Table:
                 *_wholes(mode, "input_tokens", "cache_read_tokens", "output_tokens"),
                 words.times(mode["ratio"]),
             )
-            for mode in rows(compare_modes(profile))
+            for mode in reading.modes
         ],
     )
 
 
-def functions(profile: Profile, limit: int) -> Table:
+def functions(reading: Reading, limit: int) -> Table:
     """Return the functions with most time of their own."""
-    table = profile.functions
+    table = reading.profile.functions
     found = rows(table.sort_values("total_s", ascending=False).head(limit))
     columns = [Column("function"), Column("where"), *_numbers("calls", "own time", "with callees")]
     several = len(set(table["pid"].dropna())) > 1
@@ -167,9 +168,9 @@ def functions(profile: Profile, limit: int) -> Table:
     )
 
 
-def requests(profile: Profile) -> Table:
+def requests(reading: Reading) -> Table:
     """Return the requests, one row each; columns of which nothing is known are left out."""
-    found = rows(requests_table(profile))
+    found = reading.requests
     columns = [
         *_numbers("start"), Column("agent"), Column("mode"), Column("status"),
         *_numbers("duration", "first text", "prefill", "queue", "input", "from cache", "output",
@@ -196,9 +197,9 @@ def requests(profile: Profile) -> Table:
     return _without_unknown(Table(columns, cells, left_out))
 
 
-def spans(profile: Profile) -> Table:
+def spans(reading: Reading) -> Table:
     """Return the spans, one row each, indented below their parents."""
-    found = rows(profile.spans)
+    found = reading.spans
     columns = [
         *_numbers("start"), Column("span"), Column("agent"), Column("mode"), Column("status"),
         *_numbers("duration", "own time", "first text", "input", "from cache", "output", "pid"),
@@ -231,7 +232,7 @@ def _status(span: Row) -> str:
 
 def _more(span: Row) -> str:
     found = [span["error"], *(f"{k}={v}" for k, v in attributes(span).items())]
-    return words.one_line(", ".join(text for text in found if text), _TEXT_LIMIT)
+    return words.one_line(", ".join(text for text in found if text), _MORE_LIMIT)
 
 
 def _where(function: Row) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from claude_pm.errors import ProfileStorageError
 from claude_pm.views import fragments, sentences, words
 from claude_pm.views.charts import WIDTH_IN, draw_cache, draw_memory, draw_modes
+from claude_pm.views.reading import Reading
 from claude_pm.views.timeline import draw_timeline
 
 if TYPE_CHECKING:
@@ -90,22 +91,23 @@ def report_html(profile: Profile) -> str:
     """Return the report as HTML."""
     from claude_pm.views.html import render
 
+    reading = Reading(profile)
     return render(
         "report.html.j2",
         name=words.one_line(profile.name),
-        headline=sentences.headline(profile),
-        notes=sentences.notes(profile),
-        errors=sentences.errors(profile),
-        peak_memory=sentences.peak_memory(profile),
-        bar=fragments.phase_bar(profile),
-        phases=fragments.phases(profile),
-        other_spans=fragments.other_spans(profile),
-        modes=fragments.modes(profile),
-        mode_sentences=sentences.mode_sentences(profile),
-        charts=_charts(profile),
-        requests=fragments.requests(profile),
-        spans=fragments.spans(profile),
-        functions=fragments.functions(profile, FUNCTIONS),
+        headline=sentences.headline(reading),
+        notes=sentences.notes(reading),
+        errors=sentences.errors(reading),
+        peak_memory=sentences.peak_memory(reading),
+        bar=fragments.phase_bar(reading),
+        phases=fragments.phases(reading),
+        other_spans=fragments.other_spans(reading),
+        modes=fragments.modes(reading),
+        mode_sentences=sentences.mode_sentences(reading),
+        charts=_charts(reading),
+        requests=fragments.requests(reading),
+        spans=fragments.spans(reading),
+        functions=fragments.functions(reading, FUNCTIONS),
         awaited=words.AWAITED_SENTENCE,
         environment=_environment(profile.meta),
         source=profile.meta.get("source") or "",
@@ -136,14 +138,14 @@ def _write(target: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _charts(profile: Profile) -> list[Chart]:
+def _charts(reading: Reading) -> list[Chart]:
     """Return the charts that have something to show."""
     drawings: list[tuple[str, Callable[[Axes], float | None]]] = [
-        ("Request duration by mode", lambda ax: draw_modes(profile, ax, "duration_s")),
-        ("Time to first text by mode", lambda ax: draw_modes(profile, ax, "ttft_s")),
-        ("Time to first text, cold and warm", lambda ax: draw_cache(profile, ax)),
-        ("Timeline", lambda ax: draw_timeline(profile, ax)),
-        ("Memory", lambda ax: draw_memory(profile, ax)),
+        ("Request duration by mode", lambda ax: draw_modes(reading, ax, "duration_s")),
+        ("Time to first text by mode", lambda ax: draw_modes(reading, ax, "ttft_s")),
+        ("Time to first text, cold and warm", lambda ax: draw_cache(reading, ax)),
+        ("Timeline", lambda ax: draw_timeline(reading, ax)),
+        ("Memory", lambda ax: draw_memory(reading, ax)),
     ]
     charts = [_chart(heading, draw) for heading, draw in drawings]
     return [chart for chart in charts if chart is not None]

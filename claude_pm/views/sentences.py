@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from claude_pm.analysis.compare_modes import BASELINE, FAILURES, compare_modes
-from claude_pm.analysis.phases import OTHER, phase_table
-from claude_pm.analysis.requests import REQUEST, attributes, owner_ids, requests_table
-from claude_pm.analysis.rows import Row, rows
+from claude_pm.analysis.compare_modes import BASELINE, FAILURES
+from claude_pm.analysis.phases import OTHER
+from claude_pm.analysis.requests import REQUEST, attributes
+from claude_pm.analysis.rows import Row
 from claude_pm.views import words
 
 if TYPE_CHECKING:
-    from claude_pm.profiles import Profile
+    from claude_pm.views.reading import Reading
 
 _MAX_ERRORS = 5
 _ERROR_LIMIT = 300
@@ -21,21 +20,20 @@ _SAME_FROM, _SAME_TO = 0.95, 1.05
 _WORTH_SAYING = 0.01
 
 
-def headline(profile: Profile) -> str:
+def headline(reading: Reading) -> str:
     """Say in a sentence what was answered, in what time, and where the time went."""
-    requests = rows(requests_table(profile))
-    return _requests_headline(profile, requests) if requests else _code_headline(profile)
+    return _requests_headline(reading) if reading.requests else _code_headline(reading)
 
 
-def notes(profile: Profile) -> list[str]:
+def notes(reading: Reading) -> list[str]:
     """Return the sentences that belong under the headline."""
     found = []
-    spans = profile.spans
-    models = spans.loc[spans["name"] == "chat", "model"].dropna().unique()
-    if any(str(model).startswith(words.SMALL_MODEL) for model in models):
+    models = {span["model"] or "" for span in reading.spans if span["name"] == "chat"}
+    if any(model.startswith(words.SMALL_MODEL) for model in models):
         found.append(words.SMALL_MODEL_SENTENCE)
-    roads = rows(spans[spans["name"] == REQUEST], ["attributes"])
-    fallbacks = sum(bool(attributes(span).get("fallback")) for span in roads)
+    fallbacks = sum(
+        bool(attributes(span).get("fallback")) for span in reading.spans if span["name"] == REQUEST
+    )
     if fallbacks:
         verb = "was" if fallbacks == 1 else "were"
         found.append(
@@ -45,26 +43,25 @@ def notes(profile: Profile) -> list[str]:
     return found
 
 
-def mode_sentences(profile: Profile) -> list[str]:
+def mode_sentences(reading: Reading) -> list[str]:
     """Say each mode's ratio to LOCAL in words."""
-    found = rows(compare_modes(profile))
-    local = next((mode for mode in found if mode["mode"] == BASELINE), None)
+    local = next((mode for mode in reading.modes if mode["mode"] == BASELINE), None)
     return [
         _ratio_in_words(mode, local)
-        for mode in found
+        for mode in reading.modes
         if local is not None and mode is not local and mode["ratio"] is not None
     ]
 
 
-def errors(profile: Profile) -> list[str]:
+def errors(reading: Reading) -> list[str]:
     """Return the failures, a line each: of requests, and of other spans where they began.
 
     Not named are spans that only passed on a failure from within, parts of a request that failed,
     and attempts after which the request was answered all the same.
     """
-    found = rows(profile.spans)
-    owners = dict(zip((span["span_id"] for span in found), owner_ids(found), strict=True))
-    failed = {span["span_id"]: span for span in found if span["status"] in FAILURES}
+    spans = reading.spans
+    owners = dict(zip((span["span_id"] for span in spans), reading.owners, strict=True))
+    failed = {span["span_id"]: span for span in spans if span["status"] in FAILURES}
     passed_on = {span["parent_id"] for span in failed.values()}
     named = [
         span
@@ -84,9 +81,9 @@ def errors(profile: Profile) -> list[str]:
     return lines
 
 
-def peak_memory(profile: Profile) -> str:
+def peak_memory(reading: Reading) -> str:
     """Say the largest resident memory of this process and of its workers, if recorded."""
-    memory = profile.memory
+    memory = reading.profile.memory
     peaks = memory.dropna(subset=["rss_bytes"]).groupby("role")["rss_bytes"].max()
     if peaks.empty:
         return ""
@@ -97,7 +94,8 @@ def peak_memory(profile: Profile) -> str:
     return f"Peak resident memory: {said}."
 
 
-def _requests_headline(profile: Profile, requests: Sequence[Row]) -> str:
+def _requests_headline(reading: Reading) -> str:
+    requests, meta = reading.requests, reading.meta
     statuses = Counter(request["status"] for request in requests)
     answered = statuses.pop("ok", 0)
     text = "Answered "
@@ -108,16 +106,16 @@ def _requests_headline(profile: Profile, requests: Sequence[Row]) -> str:
     if warmups:
         besides.insert(0, words.counted(warmups, "warm-up"))
     text += f" ({', '.join(besides)})" if besides else ""
-    if profile.meta.get("duration_s") is not None:
-        text += f" in {words.duration(profile.meta['duration_s'])}"
-    shares = _shares_in_words(profile)
+    if meta.get("duration_s") is not None:
+        text += f" in {words.duration(meta['duration_s'])}"
+    shares = _shares_in_words(reading)
     said = [f"{text}: {shares}" if shares else text]
     cached = [request for request in requests if request["cache_state"] is not None]
     if cached:
         warm = sum(request["cache_state"] == "warm" for request in cached)
         said.append(f"cache warm {warm:,} of {len(cached):,}")
-    if profile.meta.get("model_use"):
-        said.append(f"model {words.one_line(str(profile.meta['model_use']))}")
+    if meta.get("model_use"):
+        said.append(f"model {words.one_line(str(meta['model_use']))}")
     return f"{'; '.join(said)}."
 
 
@@ -127,9 +125,9 @@ def _outcome_count(status: str | None, number: int) -> str:
     return f"{number:,} cancelled" if status == "cancelled" else words.counted(number, status)
 
 
-def _shares_in_words(profile: Profile) -> str:
+def _shares_in_words(reading: Reading) -> str:
     """Say the shares of a percent and more; what is smaller goes with 'other'."""
-    shares = {phase["phase"]: phase["share"] for phase in rows(phase_table(profile))}
+    shares = {phase["phase"]: phase["share"] for phase in reading.phases}
     if None in shares.values():
         return ""
     shown = {
@@ -144,21 +142,21 @@ def _shares_in_words(profile: Profile) -> str:
     )
 
 
-def _code_headline(profile: Profile) -> str:
-    spans, functions = profile.spans, profile.functions
+def _code_headline(reading: Reading) -> str:
+    spans, functions = reading.spans, reading.profile.functions
     said = []
-    if len(spans):
+    if spans:
         said.append(words.counted(len(spans), "span"))
     if len(functions):
         top = functions.sort_values("total_s", ascending=False).iloc[0]
         name = words.one_line(str(top["function"]), 80)
         said.append(f"top function {name} {words.duration(float(top['total_s']))} of own time")
-    spent = profile.meta.get("duration_s")
+    spent = reading.meta.get("duration_s")
     recorded = "; ".join(said) or "no spans and no functions recorded"
     return f"{recorded}." if spent is None else f"{words.duration(spent)}: {recorded}."
 
 
-def _ratio_in_words(mode: Mapping[str, Any], local: Mapping[str, Any]) -> str:
+def _ratio_in_words(mode: Row, local: Row) -> str:
     name, ratio = words.mode_label(mode["mode"]), mode["ratio"]
     medians = (
         f"median {words.duration(mode['median_s'])} against {words.duration(local['median_s'])}"

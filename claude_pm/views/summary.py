@@ -6,55 +6,60 @@ from typing import TYPE_CHECKING
 
 from claude_pm.views import fragments, sentences, words
 from claude_pm.views.fragments import Table
-from claude_pm.views.sentences import headline
+from claude_pm.views.reading import Reading
 
 if TYPE_CHECKING:
     from claude_pm.profiles import Profile
-
-__all__ = ["headline", "summary_html", "summary_text"]
 
 TEXT_FUNCTIONS = 5
 HTML_FUNCTIONS = 15
 _CELL_LIMIT = 60
 
 
+def headline(profile: Profile) -> str:
+    """Say in a sentence what was answered, in what time, and where the time went."""
+    return sentences.headline(Reading(profile))
+
+
 def summary_text(profile: Profile) -> str:
     """Return the summary as plain text, for a terminal."""
-    modes = fragments.modes(profile)
-    functions = fragments.functions(profile, TEXT_FUNCTIONS)
+    reading = Reading(profile)
+    modes = fragments.modes(reading)
+    functions = fragments.functions(reading, TEXT_FUNCTIONS)
     parts = [
-        "\n".join([headline(profile), *sentences.notes(profile)]),
-        _text_table(fragments.phases(profile)),
-        _text_table(fragments.other_spans(profile)),
+        "\n".join([sentences.headline(reading), *sentences.notes(reading)]),
+        _text_table(fragments.phases(reading)),
+        _text_table(fragments.other_spans(reading)),
     ]
     if len(modes.rows) > 1:
-        parts.append("\n".join([_text_table(modes), *sentences.mode_sentences(profile)]))
+        parts.append("\n".join([_text_table(modes), *sentences.mode_sentences(reading)]))
     if functions.rows:
         parts.append(f"{_text_table(functions)}\n{words.AWAITED_SENTENCE}")
-    parts.append(sentences.peak_memory(profile))
-    failures = sentences.errors(profile)
+    parts.append(sentences.peak_memory(reading))
+    failures = sentences.errors(reading)
     if failures:
         parts.append("\n".join(["Failures:", *(f"  {line}" for line in failures)]))
-    return words.clean("\n\n".join(part for part in parts if part))
+    return "\n\n".join(part for part in parts if part)
 
 
 def summary_html(profile: Profile) -> str:
     """Return the summary as one ``<div class="claude-pm">``, with its style and without scripts."""
     from claude_pm.views.html import render
 
+    reading = Reading(profile)
     return render(
         "summary.html.j2",
-        headline=headline(profile),
-        notes=sentences.notes(profile),
-        bar=fragments.phase_bar(profile),
-        phases=fragments.phases(profile),
-        other_spans=fragments.other_spans(profile),
-        modes=fragments.modes(profile),
-        mode_sentences=sentences.mode_sentences(profile),
-        functions=fragments.functions(profile, HTML_FUNCTIONS),
+        headline=sentences.headline(reading),
+        notes=sentences.notes(reading),
+        bar=fragments.phase_bar(reading),
+        phases=fragments.phases(reading),
+        other_spans=fragments.other_spans(reading),
+        modes=fragments.modes(reading),
+        mode_sentences=sentences.mode_sentences(reading),
+        functions=fragments.functions(reading, HTML_FUNCTIONS),
         awaited=words.AWAITED_SENTENCE,
-        peak_memory=sentences.peak_memory(profile),
-        errors=sentences.errors(profile),
+        peak_memory=sentences.peak_memory(reading),
+        errors=sentences.errors(reading),
     )
 
 

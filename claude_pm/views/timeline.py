@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from claude_pm.analysis.compare_modes import FAILURES
 from claude_pm.analysis.phases import PHASES, ROAD, Segment, split_request, split_span
-from claude_pm.analysis.requests import Request, find_requests, owner_ids
-from claude_pm.analysis.rows import Row, rows
+from claude_pm.analysis.requests import Request
 from claude_pm.views import palette, words
 from claude_pm.views.axes import (
     FRAME_IN,
@@ -27,7 +26,7 @@ from claude_pm.views.axes import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from claude_pm.profiles import Profile
+    from claude_pm.views.reading import Reading
 
 MAX_BARS = 2000
 """Of more bars than these, the failures and the longest are drawn."""
@@ -65,32 +64,32 @@ class _Lane:
     height: int
 
 
-def draw_timeline(profile: Profile, ax: Axes) -> float | None:
+def draw_timeline(reading: Reading, ax: Axes) -> float | None:
     """Draw what :func:`claude_pm.views.charts.plot_timeline` shows."""
-    bars = _bars(rows(profile.spans))
+    bars = _bars(reading)
     if not bars:
         say(ax, "No timeline to show: no spans were recorded.")
         return None
     shown = sorted(bars, key=lambda bar: (not bar.failed, bar.start_s - bar.end_s))[:MAX_BARS]
     placed, lanes = _place(shown)
     _draw_bars(ax, placed)
-    longest = max(profile.meta.get("duration_s") or 0.0, *(bar.end_s for bar in shown))
+    longest = max(reading.meta.get("duration_s") or 0.0, *(bar.end_s for bar in shown))
     ax.set_xlim(0, longest * 1.01 or 1.0)
     dress(ax)
     time_axis(ax, longest, "time since the profile began")
     depth = _draw_lanes(ax, lanes)
     _mark_failures(ax, placed)
     _name_own_spans(ax, placed, longest)
-    title(ax, _seen(profile, bars), _note(profile, len(bars)))
+    title(ax, _seen(reading.meta, bars), _note(reading.meta, len(bars)))
     legend(ax, _keys(shown))
     fitting = FRAME_IN + 2 * LEGEND_IN + max(0.27 * depth, 0.36 * len(lanes))
     return min(_MAX_HEIGHT_IN, fitting)
 
 
-def _bars(spans: Sequence[Row]) -> list[_Bar]:
+def _bars(reading: Reading) -> list[_Bar]:
     """Return a bar for every request, and for every span that no request's bar shows."""
-    bars = [_request_bar(request) for request in find_requests(spans)]
-    for span, owner in zip(spans, owner_ids(spans), strict=True):
+    bars = [_request_bar(request) for request in reading.found_requests]
+    for span, owner in zip(reading.spans, reading.owners, strict=True):
         if owner is not None and span["name"] in ROAD:
             continue
         start, end = span["start_s"], span["start_s"] + span["duration_s"]
@@ -234,9 +233,9 @@ def _name_own_spans(ax: Axes, placed: Sequence[tuple[_Bar, int]], longest_s: flo
             )  # fmt: skip
 
 
-def _seen(profile: Profile, bars: Sequence[_Bar]) -> str:
+def _seen(meta: Mapping[str, Any], bars: Sequence[_Bar]) -> str:
     requests = [bar for bar in bars if bar.is_request]
-    spent = words.duration(profile.meta.get("duration_s"))
+    spent = words.duration(meta.get("duration_s"))
     if not requests:
         return f"{words.counted(len(bars), 'span')} in {spent}"
     at_once = _most_at_once(requests)
@@ -255,11 +254,11 @@ def _most_at_once(bars: Sequence[_Bar]) -> int:
     return most
 
 
-def _note(profile: Profile, recorded: int) -> str:
+def _note(meta: Mapping[str, Any], recorded: int) -> str:
     note = "A lane is an agent in a process; a request's bar is split by phase"
     if recorded > MAX_BARS:
         note = f"{MAX_BARS:,} of {recorded:,} bars: failures and the longest. {note}"
-    return note + model_note(profile)
+    return note + model_note(meta)
 
 
 def _keys(bars: Sequence[_Bar]) -> list[Any]:

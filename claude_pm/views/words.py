@@ -107,6 +107,17 @@ def percents(shares: Sequence[float]) -> list[int]:
     return rounded
 
 
+def shares(parts: Sequence[float | None]) -> list[str]:
+    """Return shares as text: ``50 %``; ``<1 %`` for what is there but rounds to nothing."""
+    texts = []
+    for part, percent in zip(parts, percents([part or 0.0 for part in parts]), strict=True):
+        if part is None:
+            texts.append(UNKNOWN)
+        else:
+            texts.append("<1 %" if part and not percent else f"{percent} %")
+    return texts
+
+
 def mode_label(mode: str | None) -> str:
     """Return a mode as it is written in prose: ``LOCAL``."""
     return UNKNOWN if mode is None else one_line(mode).upper()

@@ -275,6 +275,7 @@ class TestRefusals:
                 id="403",
             ),
             pytest.param(Reply(401, ""), ModelAuthenticationError, "401", id="401-without-a-word"),
+            pytest.param(Reply(403, ""), ModelAuthenticationError, "403", id="403-without-a-word"),
             pytest.param(
                 Reply(404, "<html>Not Found</html>"),
                 ModelRequestError,
@@ -306,7 +307,7 @@ class TestRefusals:
                 id="400-too-long-llama.cpp",
             ),
             pytest.param(
-                api.failure(413, "request_too_large", "too large"),
+                Reply(413, "too large"),
                 ContextTooLongError,
                 "too large",
                 id="413",

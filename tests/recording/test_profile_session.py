@@ -333,6 +333,8 @@ class TestId:
             ("", "-profile-"),
             ("äöü", "-profile-"),
             ("CON", "-con-"),
+            ("a" * 300, f"-{'a' * 40}-"),
+            ("a" * 39 + " b", f"-{'a' * 39}-"),
         ],
     )
     def test_readable(self, name: str, part: str) -> None:

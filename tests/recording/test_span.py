@@ -263,14 +263,14 @@ class TestAttributes:
     )
     def test_what_json_cannot_hold(self, value: object) -> None:
         """A value that JSON cannot hold becomes text, harms no other, and never the user's code."""
-        with spans_only() as recorded, span("work", strange=value, folder="docs"):
+        with spans_only() as recorded, span("work", strange=value, also=complex(1, 2)):
             pass
 
         def refuse(constant: str) -> None:
             pytest.fail(f"{constant} is not JSON")
 
         found = json.loads(row(recorded, "work")["attributes"], parse_constant=refuse)
-        assert found == {"strange": str(value), "folder": "docs"}
+        assert found == {"strange": str(value), "also": "(1+2j)"}
 
     def test_what_json_cannot_end(self) -> None:
         """A value that contains itself does not break the code either."""
@@ -626,10 +626,10 @@ class TestUnfinished:
         assert "late" not in row(recorded, "open")["attributes"]
 
     def test_opened_after_the_end(self) -> None:
-        """A span opened after the end belongs to no profile."""
+        """A span opened after the end belongs to no profile, even if it was made before."""
         with spans_only() as recorded:
-            pass
-        with span("late") as late:
+            made = span("made before")
+        with made, span("late") as late:
             assert not late.recording
         assert names(recorded) == []
 
@@ -661,6 +661,7 @@ class TestUnfinished:
         async def later() -> Profile:
             await go.wait()
             assert current_span() is None
+            assert not span("between").recording
             with spans_only("second") as second, span("work"):
                 pass
             return second

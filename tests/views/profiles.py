@@ -35,31 +35,29 @@ def two_modes() -> ProfileBuilder:
     return builder
 
 
-def hostile() -> ProfileBuilder:
+def hostile(text: str = HOSTILE) -> ProfileBuilder:
     """Return a profile with hostile text in every place that a name, a text or a key can have."""
     builder = ProfileBuilder(
-        HOSTILE,
-        id=HOSTILE,
-        source=HOSTILE,
-        platform=HOSTILE,
-        packages={HOSTILE: HOSTILE},
-        settings={HOSTILE: HOSTILE},
-        model_use=HOSTILE,
-        cpu=HOSTILE,
-        **{HOSTILE: HOSTILE},
+        text,
+        id=text,
+        source=text,
+        platform=text,
+        packages={text: text},
+        settings={text: text},
+        model_use=text,
+        cpu=text,
+        **{text: text},
     )
-    request = builder.request(
-        HOSTILE, HOSTILE, 0.0, 2.0, ttft_s=1.0, model=HOSTILE, attributes={HOSTILE: HOSTILE}
-    )
+    request = builder.request(text, text, 0.0, 2.0, ttft_s=1.0, model=text, attributes={text: text})
     builder.span(
-        "chat", 0.0, 2.0, parent=request, model=HOSTILE, ttft_s=1.0,
+        "chat", 0.0, 2.0, parent=request, model=text, ttft_s=1.0,
         input_tokens=10, cache_read_tokens=9,
     )  # fmt: skip
-    builder.request(HOSTILE, HOSTILE, 3.0, 1.0, status="error", error=HOSTILE)
+    builder.request(text, text, 3.0, 1.0, status="error", error=text)
     builder.request("other", "local", 4.0, 1.0)
-    builder.span(HOSTILE, 5.0, 5.0, agent=HOSTILE, status="error", error=HOSTILE)
-    builder.function(HOSTILE, 0.5, file=HOSTILE)
-    builder.memory(0.5, 10_000_000, role=HOSTILE)
+    builder.span(text, 5.0, 5.0, agent=text, status="error", error=text)
+    builder.function(text, 0.5, file=text)
+    builder.memory(0.5, 10_000_000, role=text)
     return builder
 
 

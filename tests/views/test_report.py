@@ -100,6 +100,15 @@ class TestContents:
         assert f"step-{MAX_ROWS - 1}-" in rows
         assert f"step-{MAX_ROWS}-" not in rows
 
+    def test_long_texts_are_cut(self, target: Path) -> None:
+        """An error of a megabyte does not make the report as large."""
+        builder = ProfileBuilder()
+        builder.request("a" * 10_000, "local", 0.0, 1.0, status="error", error="e" * 1_000_000)
+        text = written(builder, target).text
+        assert "a" * 301 not in text
+        assert "e" * 301 not in text
+        assert "e" * 200 in text
+
     def test_is_the_same_each_time(self, target: Path) -> None:
         """A profile has one report, byte for byte."""
         first = write_report(two_modes().build(), target).read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from claude_pm.views import sentences
+from claude_pm.views.reading import Reading
 from tests.profile_builder import ProfileBuilder
 from tests.views.profiles import empty, two_modes
 
@@ -20,7 +21,7 @@ class TestHeadline:
                 "chat", number * 2.0 + 0.9, 8.3, parent=request, ttft_s=6.1,
                 input_tokens=100, cache_read_tokens=80 if number < 4 else 0,
             )  # fmt: skip
-        assert sentences.headline(builder.build()) == (
+        assert sentences.headline(Reading(builder.build())) == (
             "Answered 10 requests in 24.1 s: 61 % prefill, 22 % decode, 9 % starting workers, "
             "8 % other; cache warm 4 of 10; model live."
         )
@@ -31,7 +32,7 @@ class TestHeadline:
         builder.request("qa", "local", 0.0, 1.0, attributes={"warmup": True})
         for number, status in enumerate(("error", "error", "timeout", "cancelled", None)):
             builder.request("qa", "local", number + 1.0, 1.0, status=status)
-        assert sentences.headline(builder.build()).startswith(
+        assert sentences.headline(Reading(builder.build())).startswith(
             "Answered 1 of 6 requests (1 warm-up, 2 errors, 1 timeout, 1 cancelled, 1 unfinished) "
             "in 5.00 s: "
         )
@@ -40,10 +41,10 @@ class TestHeadline:
         """A phase of less than a percent is not worth a word; nothing is lost of the whole."""
         builder = ProfileBuilder(duration_s=10.0)
         request = builder.request("qa", "local", 0.0, 10.0)
-        builder.span("queue", 0.0, 0.05, parent=request)
-        builder.span("chat", 0.05, 8.95, parent=request, ttft_s=7.0)
-        assert sentences.headline(builder.build()) == (
-            "Answered 1 request in 10.0 s: 70 % prefill, 20 % decode, 10 % other; model not called."
+        builder.span("queue", 0.0, 0.09, parent=request)
+        builder.span("chat", 0.09, 8.91, parent=request, ttft_s=7.0)
+        assert sentences.headline(Reading(builder.build())) == (
+            "Answered 1 request in 10.0 s: 70 % prefill, 19 % decode, 11 % other; model not called."
         )
 
     def test_code_without_requests(self) -> None:
@@ -53,13 +54,13 @@ class TestHeadline:
             builder.span("step", number * 0.1, 0.1)
         builder.function("slow", 0.05, cumulative_s=0.3)
         builder.function("f", 0.12)
-        assert sentences.headline(builder.build()) == (
+        assert sentences.headline(Reading(builder.build())) == (
             "0.31 s: 3 spans; top function f 0.12 s of own time."
         )
 
     def test_claims_nothing_that_is_unknown(self) -> None:
         """Without spans and functions, none are spoken of."""
-        assert sentences.headline(empty()) == "10.0 s: no spans and no functions recorded."
+        assert sentences.headline(Reading(empty())) == "10.0 s: no spans and no functions recorded."
 
 
 class TestNotes:
@@ -76,14 +77,14 @@ class TestNotes:
             "Answers come from SmolLM2-135M, a small model: fluent, often wrong; "
             "timings and token counts are real."
         )
-        assert (sentence in sentences.notes(builder.build())) is is_said
+        assert (sentence in sentences.notes(Reading(builder.build()))) is is_said
 
     def test_says_when_requests_fell_back(self) -> None:
         """A fallback to another mode is never silent."""
         builder = ProfileBuilder()
         builder.request("qa", "local", 0.0, 1.0, attributes={"fallback": "no memory limit here"})
         builder.request("qa", "local", 1.0, 1.0, attributes={"fallback": None})
-        assert sentences.notes(builder.build()) == [
+        assert sentences.notes(Reading(builder.build())) == [
             "1 request was served in another mode than asked (fallback)."
         ]
 
@@ -102,13 +103,13 @@ class TestModeSentences:
         builder = ProfileBuilder()
         builder.answered("qa", "local", 0.0, 2.0, ttft_s=1.0)
         builder.answered("qa", "subprocess", 3.0, seconds, ttft_s=0.5)
-        assert sentences.mode_sentences(builder.build()) == [said]
+        assert sentences.mode_sentences(Reading(builder.build())) == [said]
 
     def test_says_nothing_without_local(self) -> None:
         """There is nothing to compare with."""
         builder = ProfileBuilder()
         builder.answered("qa", "subprocess", 0.0, 2.0, ttft_s=1.0)
-        assert sentences.mode_sentences(builder.build()) == []
+        assert sentences.mode_sentences(Reading(builder.build())) == []
 
 
 class TestErrors:
@@ -119,9 +120,9 @@ class TestErrors:
         request = builder.request(
             "qa", "local", 0.0, 1.0, parent=outer, status="error", error="WorkerError: died"
         )
-        builder.span("chat", 0.0, 1.0, parent=request, status="error", error="WorkerError: died")
+        builder.span("start_worker", 0.0, 1.0, parent=request, status="error", error="died")
         builder.span("step", 2.0, 1.0, parent=outer, status="error", error="ValueError: no")
-        assert sentences.errors(builder.build()) == [
+        assert sentences.errors(Reading(builder.build())) == [
             "qa (LOCAL), error: WorkerError: died",
             "step, error: ValueError: no",
         ]
@@ -133,15 +134,15 @@ class TestErrors:
         builder.span("chat", 0.0, 1.0, parent=request, status="error", error="busy")
         builder.span("chat", 1.0, 1.0, parent=request, ttft_s=0.5)
         builder.span("tool", 2.0, 1.0, parent=request, status="timeout", error="TimeoutError: ")
-        assert sentences.errors(builder.build()) == ["tool, timeout: TimeoutError:"]
+        assert sentences.errors(Reading(builder.build())) == ["tool, timeout: TimeoutError:"]
 
     def test_counts_the_rest(self) -> None:
         """After five, the number of further ones has to do."""
         builder = ProfileBuilder()
         for number in range(7):
             builder.request("qa", "local", float(number), 1.0, status="error", error="no")
-        assert len(sentences.errors(builder.build())) == 6
-        assert sentences.errors(builder.build())[-1] == "and 2 more failures"
+        assert len(sentences.errors(Reading(builder.build()))) == 6
+        assert sentences.errors(Reading(builder.build()))[-1] == "and 2 more failures"
 
 
 class TestPeakMemory:
@@ -152,9 +153,9 @@ class TestPeakMemory:
             builder.memory(t_s, size)
         builder.memory(1.0, 80_000_000, pid=5000, role="worker")
         builder.memory(1.0, 90_000_000, pid=5001, role="worker")
-        said = sentences.peak_memory(builder.build())
+        said = sentences.peak_memory(Reading(builder.build()))
         assert said == "Peak resident memory: 250 MB (kernel), 90 MB (worker)."
 
     def test_says_nothing_where_it_was_not_recorded(self) -> None:
         """No reading is not 0 MB."""
-        assert sentences.peak_memory(empty()) == ""
+        assert sentences.peak_memory(Reading(empty())) == ""

@@ -57,6 +57,13 @@ class TestSummaryText:
         assert text.splitlines().count("Failures:") == 1
         assert "\ufffd[2Jgone Failures: forged \ufffdevil" in text
 
+    def test_long_names_are_cut(self) -> None:
+        """A name of a thousand characters does not make a table as wide."""
+        builder = ProfileBuilder()
+        builder.function("f" * 1000, 1.0)
+        builder.span("s" * 1000, 0.0, 1.0)
+        assert max(map(len, summary_text(builder.build()).splitlines())) < 200
+
     def test_spans_outside_requests_are_listed_without_requests(self) -> None:
         """A chat of one's own, without a request, is shown by its phases."""
         builder = ProfileBuilder()

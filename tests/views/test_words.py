@@ -62,6 +62,10 @@ class TestNumbers:
         assert words.percents([0.005, 0.006, 0.989]) == [0, 1, 99]
         assert words.percents([]) == []
 
+    def test_shares(self) -> None:
+        """What is there but rounds to nothing is not shown as nothing."""
+        assert words.shares([0.996, 0.004, 0.0, None]) == ["100 %", "<1 %", "0 %", words.UNKNOWN]
+
     @pytest.mark.parametrize(
         ("cost", "text"),
         [
