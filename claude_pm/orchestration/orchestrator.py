@@ -15,7 +15,12 @@ from claude_pm.models import Model, OnText, Usage, connect
 from claude_pm.orchestration.local_mode import LocalMode
 from claude_pm.orchestration.message_bus import Answer, Message, SimpleMessageBus
 from claude_pm.orchestration.metrics import OrchestrationMetrics, Served
-from claude_pm.orchestration.modes import OrchestrationMode, choose_mode, configured_mode
+from claude_pm.orchestration.modes import (
+    OrchestrationMode,
+    choose_mode,
+    configured_mode,
+    parse_mode,
+)
 from claude_pm.orchestration.subprocess_mode import SubprocessMode
 from claude_pm.recording import span
 from claude_pm.recording.span import new_trace_id
@@ -122,7 +127,8 @@ class Orchestrator:
         if not limit_s > 0:
             raise RequestError(f"The timeout is {limit_s!r} s; it has to be more than 0.")
         start_ns = time.perf_counter_ns()
-        served_in = mode or self.mode
+        requested = None if mode is None else parse_mode(mode)
+        served_in = requested or self.mode
         status = "error"
         answer: Answer | None = None
         try:
@@ -133,7 +139,7 @@ class Orchestrator:
                     choice = choose_mode(
                         self.settings,
                         lambda: self.registry.get_agent(name),
-                        requested=mode,
+                        requested=requested,
                         isolated=isolated,
                     )
                     self._check_mode(choice.mode)
