@@ -1,12 +1,15 @@
 # Every target sets up what it needs. PYTHON chooses the interpreter (3.11 or later):
 #   make test PYTHON=python3.13
-# Another interpreter gets an environment of its own, so that none destroys another's.
+# Another interpreter gets an environment of its own, named by its version (an interpreter given by
+# its path is often just called python), so that none destroys or stands in for another's.
 
 PYTHON ?= python3
+ifndef VENV
 ifeq ($(PYTHON),python3)
-VENV ?= .venv
+VENV := .venv
 else
-VENV ?= .venv-$(notdir $(PYTHON))
+VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+endif
 endif
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -20,9 +23,9 @@ help: ## show this list
 install: $(STAMP) ## set up the virtual environment with everything that development needs
 
 $(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "claude_pm needs Python 3.11 or later: say which, as in make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' || \
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "This Python has no venv module: install it (on Debian: apt-get install python3-venv)." >&2; exit 1; }
 	@echo "Setting up $(VENV) (about a minute, once) ..."
 	@$(PYTHON) -m venv --clear $(VENV)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import cProfile
 import os
 import sys
@@ -246,10 +247,16 @@ class TestOnlyTheUsersCode:
         """
         stop = threading.Event()
 
+        def numbers() -> Iterator[int]:
+            yield int("1")
+            yield int("no number")
+
         def disturb() -> int:
             rounds = 0
             while not stop.is_set():
                 branch(3)
+                with contextlib.suppress(ValueError):
+                    rounds += sum(numbers())
                 rounds += 1
                 time.sleep(0)
             return rounds
