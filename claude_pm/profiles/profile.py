@@ -119,8 +119,10 @@ class Profile:
 
         A phase is a span's name, except that a ``chat`` is told apart into ``prefill`` (request
         to first content, the TTFT) and ``decode`` (the rest), and ``orchestrate`` into its
-        parts, its own remaining time being ``other``. Where requests overlap, totals add up to
-        more than the wall-clock time. Seconds throughout; p95 by linear interpolation.
+        parts, its own remaining time being ``other``. A span's time holds that of the spans
+        within it, so totals of nested or overlapping spans add up to more than the wall-clock
+        time; ``claude_pm.analysis.phase_table`` gives shares that add up to 1. Seconds
+        throughout; p95 by linear interpolation.
         """
         import pandas as pd
 
