@@ -29,7 +29,12 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="CLAUDE_PM_", frozen=True, extra="forbid", populate_by_name=True
+        env_prefix="CLAUDE_PM_",
+        # A variable that is set to nothing is as good as not set.
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
     )
 
     orchestration_mode: Annotated[ModeName, BeforeValidator(_lower)] = Field(

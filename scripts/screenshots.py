@@ -140,7 +140,7 @@ def main() -> int:
         folder = Path(temporary)
         shutil.copy(ROOT / "notebooks" / NOTEBOOK, folder)
         shutil.copy(ROOT / "README.md", folder)
-        os.environ["CLAUDE_PM_PROFILES_DIR"] = str(folder / "profiles")
+        os.environ["CLAUDE_PM_PROFILES_DIR"] = "profiles"
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=list(CHROMIUM_FLAGS), headless=True
         )

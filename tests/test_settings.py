@@ -93,6 +93,17 @@ class TestVariables:
         with pytest.raises(ValidationError):
             read_settings().max_workers = 8  # type: ignore[misc]
 
+    @pytest.mark.parametrize(
+        "variable", ["ANTHROPIC_API_KEY", "CLAUDE_PM_MODEL", "CLAUDE_PM_MAX_WORKERS"]
+    )
+    def test_set_to_nothing_is_not_set(
+        self, monkeypatch: pytest.MonkeyPatch, variable: str
+    ) -> None:
+        """A variable that is set to nothing counts as not set."""
+        unset = read_settings()
+        monkeypatch.setenv(variable, "")
+        assert read_settings() == unset
+
 
 class TestRefusals:
     """A bad value is one sentence: the variable, the value, what it may be."""
@@ -111,7 +122,6 @@ class TestRefusals:
             case("CLAUDE_PM_REQUEST_TIMEOUT", "inf", "seconds, more than 0"),
             case("CLAUDE_PM_REQUEST_TIMEOUT", "nan", "seconds, more than 0"),
             case("CLAUDE_PM_REQUEST_TIMEOUT", "5s", "seconds, more than 0"),
-            case("CLAUDE_PM_MODEL", "", "embedded, a model's name"),
             case("CLAUDE_PM_BASE_URL", "localhost:8080", "http(s) address"),
             case("CLAUDE_PM_BASE_URL", "ftp://models", "http(s) address"),
             case("CLAUDE_PM_BASE_URL", "https://", "http(s) address"),
