@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from claude_pm.errors import ModelError
 from claude_pm.models.messages import ChatRequest, Completion, ModelUse, TextDelta, Usage
@@ -60,6 +61,10 @@ class FakeModel:
 
     async def prepare(self) -> None:
         """Be ready: it always is."""
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Take any number of requests at once."""
+        return nullcontext()
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[TextDelta | Completion, None]:
         """Answer; see :class:`claude_pm.models.messages.Model`."""

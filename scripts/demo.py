@@ -18,6 +18,7 @@ from rich.table import Table
 import claude_pm
 from claude_pm.analysis import compare_modes
 from claude_pm.errors import ClaudePMError
+from claude_pm.models import fetch_weights
 from claude_pm.orchestration import OrchestrationMode
 from claude_pm.recording import ProfileSession
 from claude_pm.settings import read_settings
@@ -31,15 +32,12 @@ REPORT = Path("report.html")
 console = Console(stderr=True)
 
 
-async def compare(progress: Progress) -> claude_pm.Profile:
-    """Ask every agent in every mode, in turns; return the profile."""
+async def compare(settings: claude_pm.Settings, progress: Progress) -> None:
+    """Ask every agent in every mode, in turns."""
     modes = (OrchestrationMode.LOCAL, OrchestrationMode.SUBPROCESS)
     total = len(AGENTS) * (1 + REPEATS * len(modes))
     task = progress.add_task("", total=total)
-    session = ProfileSession(
-        "compare modes", cpu=None, source=f"{Path(sys.argv[0]).name}: {REQUEST}"
-    )
-    async with claude_pm.Orchestrator(read_settings()) as orchestrator, session:
+    async with claude_pm.Orchestrator(settings) as orchestrator:
 
         async def ask(agent: str, mode: OrchestrationMode, **attributes: object) -> None:
             progress.update(task, description=f"{agent}, {mode.name}")
@@ -56,19 +54,18 @@ async def compare(progress: Progress) -> claude_pm.Profile:
                 # Whoever goes first in one turn goes last in the next.
                 for mode in modes if turn % 2 == 0 else reversed(modes):
                     await ask(agent, mode, repeat=turn)
-    return session.profile
 
 
 def show(profile: claude_pm.Profile) -> None:
     """Print the comparison."""
     modes = compare_modes(profile)
     table = Table(
-        title=f"{', '.join(AGENTS)}; at most {MAX_TOKENS} tokens out",
+        title=f"{', '.join(AGENTS)}; at most {MAX_TOKENS} output tokens",
         title_justify="left",
         box=SIMPLE,
         pad_edge=False,
     )
-    columns = ("mode", "n", "median", "p95", "TTFT", "cache reads", "tokens in", "tokens out")
+    columns = ("mode", "n", "median", "p95", "TTFT", "cache reads", "in", "out")
     for column in columns:
         table.add_column(column, justify="left" if column == "mode" else "right", no_wrap=True)
     for row in modes.to_dict("records"):
@@ -83,23 +80,34 @@ def show(profile: claude_pm.Profile) -> None:
 
 
 def main() -> int:
-    """Run the demo; return the exit code."""
+    """Run the demo; return the exit code. What was measured before a failure is saved too."""
     columns = (
-        TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
         TimeElapsedColumn(),
-    )  # fmt: skip
+    )
+    session = ProfileSession(
+        "compare modes", cpu=None, source=f"{Path(sys.argv[0]).name}: {REQUEST}"
+    )
     try:
-        with Progress(*columns, console=console) as progress:
-            profile = asyncio.run(compare(progress))
-        saved = profile.save()
-        report = profile.to_html(REPORT)
+        settings = read_settings()
+        fetch_weights(settings)
+        session.start()
+        try:
+            with Progress(*columns, console=console) as progress:
+                asyncio.run(compare(settings, progress))
+        finally:
+            saved = session.stop().save()
+            print(f"Profile: {os.path.relpath(saved)}")
+        report = session.profile.to_html(REPORT)
     except ClaudePMError as error:
         console.print(f"demo: {error}", markup=False)
         return 1
     except KeyboardInterrupt:
         return 130
-    show(profile)
-    print(f"Profile: {os.path.relpath(saved)}\nReport:  {report.resolve()}")
+    show(session.profile)
+    print(f"Report: {report.resolve()}")
     return 0
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import claude_pm
 from claude_pm.analysis import compare_modes
-from claude_pm.errors import WeightsError
+from claude_pm.errors import ModelOverloadedError, WeightsError
 
 DEMO = Path(__file__).parent.parent / "scripts" / "demo.py"
 
@@ -55,10 +55,28 @@ def test_failure_is_a_sentence(
 ) -> None:
     """Without weights it says so in a sentence, and its exit code is 1."""
 
-    async def refuse(_progress: object) -> None:
+    def refuse(_settings: object) -> None:
         raise WeightsError("The weights could not be downloaded.")
 
-    monkeypatch.setattr(demo, "compare", refuse)
+    monkeypatch.setattr(demo, "fetch_weights", refuse)
     assert demo.main() == 1
     assert "demo: The weights could not be downloaded." in capsys.readouterr().err
     assert not (tmp_path / "report.html").exists()
+
+
+def test_measured_is_kept_after_a_failure(
+    demo: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """What was recorded until a failure is saved, and the exit code is 1."""
+
+    async def fail(_settings: object, _progress: object) -> None:
+        with claude_pm.span("before"):
+            pass
+        raise ModelOverloadedError("The server is overloaded.")
+
+    monkeypatch.setattr(demo, "fetch_weights", lambda _settings: None)
+    monkeypatch.setattr(demo, "compare", fail)
+    assert demo.main() == 1
+    (row,) = claude_pm.list_profiles().to_dict("records")
+    assert claude_pm.load(row["path"]).spans["name"].tolist() == ["before"]
+    assert "overloaded" in capsys.readouterr().err

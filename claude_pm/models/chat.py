@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from claude_pm.errors import ModelError, ModelResponseError
-from claude_pm.models.messages import ChatRequest, Completion, Model, Usage
+from claude_pm.models.messages import ChatRequest, Completion, Model, ModelUse, Usage
 from claude_pm.models.pricing import cost_usd
 from claude_pm.recording import Span, current_recorder, span
 
@@ -30,6 +30,7 @@ class ChatResult:
 
 
 OnText = Callable[[str], None]
+OnCall = Callable[[ModelUse], None]
 
 
 async def chat(
@@ -37,6 +38,7 @@ async def chat(
     request: ChatRequest,
     *,
     on_text: OnText | None = None,
+    on_call: OnCall | None = None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> ChatResult:
     """Ask the model; try again where that may help and nothing was passed on yet.
@@ -45,6 +47,7 @@ async def chat(
         model: who answers.
         request: what is asked.
         on_text: called with every piece of text as it comes.
+        on_call: called when the model is about to be asked, with what may be claimed of it.
         sleep: waits between attempts; tests pass their own.
 
     Raises:
@@ -54,12 +57,15 @@ async def chat(
     recorder = current_recorder()
     if recorder is not None:
         recorder.note_model_use(model.use)
+    if on_call is not None:
+        on_call(model.use)
     attempt = 1
     while True:
         passed_on: list[str] = []
         try:
-            with span("chat", attempt=attempt) as current:
-                return await _attempt(model, request, current, passed_on, on_text)
+            async with model.turn():
+                with span("chat", attempt=attempt) as current:
+                    return await _attempt(model, request, current, passed_on, on_text)
         except ModelError as error:
             if not error.retryable or attempt == MAX_ATTEMPTS or passed_on:
                 raise

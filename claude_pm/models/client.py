@@ -10,7 +10,7 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -88,6 +88,10 @@ class MessagesClient:
         """
         if self.model is None:
             self.model = await self._only_model()
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Take any number of requests: the server has a queue of its own."""
+        return nullcontext()
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[TextDelta | Completion, None]:
         """Answer once; see :class:`claude_pm.models.messages.Model`."""

@@ -11,12 +11,13 @@ import atexit
 import os
 import secrets
 import threading
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from claude_pm.errors import WeightsError
+from claude_pm.errors import ModelConnectionError, WeightsError
 from claude_pm.models.client import MessagesClient
 from claude_pm.models.messages import ChatRequest, Completion, ModelUse, TextDelta
 from claude_pm.models.weights import check_weights, default_weights_path, ensure_weights
@@ -77,6 +78,13 @@ class EmbeddedServer:
                 "Fetch it again, or name another .gguf file with CLAUDE_PM_MODEL."
             ) from error
         self.base_url = str(self._server.listening_address)
+        self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
+            WeakKeyDictionary()
+        )
+
+    def slot(self) -> asyncio.Semaphore:
+        """Return what the running loop's requests wait on: the server answers one at a time."""
+        return self._slots.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(1))
 
     def stop(self) -> None:
         """Stop generating and close the port."""
@@ -143,6 +151,22 @@ class EmbeddedModel:
     async def prepare(self) -> None:
         """Start the server, or take the one that runs; fetches the weights if need be."""
         await self._connected()
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for the server's one slot; a wait is a ``queue`` span."""
+        if self._server is None:
+            raise ModelConnectionError("The embedded model has not been started: call prepare().")
+        slot = self._server.slot()
+        if slot.locked():
+            with span("queue", waits_for="the model"):
+                await slot.acquire()
+        else:
+            await slot.acquire()
+        try:
+            yield
+        finally:
+            slot.release()
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[TextDelta | Completion, None]:
         """Answer once; see :class:`claude_pm.models.messages.Model`."""

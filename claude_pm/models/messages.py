@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -65,6 +66,13 @@ class Model(Protocol):
 
     async def prepare(self) -> None:
         """Get ready to answer (start a server, find a name); called before every request."""
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Return a context that is entered when the model can take one more request.
+
+        A wait there is a ``queue`` span, so that it does not pass for the model's own time.
+        """
+        ...
 
     def stream(self, request: ChatRequest) -> AsyncGenerator[TextDelta | Completion, None]:
         """Answer once: text deltas, then one Completion. One attempt, no retries.

@@ -36,6 +36,8 @@ from claude_pm.recording import ProfileSession
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult, InteractiveShell
 
+    from claude_pm.profiles import Profile
+
 _PROFILE_CELL = re.compile(r"%%claude_pm_profile(?=\s|$)(.*)")
 _ORCHESTRATE_CELL = re.compile(r"%%orchestrate(?=\s)(.*)")
 _PROFILE_LINE = re.compile(r"%claude_pm_profile\s+(.*)", re.DOTALL)
@@ -53,7 +55,7 @@ def rewrite_cell(lines: list[str]) -> list[str]:
         return lines
     if lines[1].startswith("%%"):
         # Another cell magic has to be first to be one.
-        return lines[1:]
+        return rewrite_cell(lines[1:])
     # A comment keeps the line numbers of tracebacks right.
     return ["# " + lines[0], *lines[1:]]
 
@@ -103,18 +105,21 @@ class CellProfiler(ast.NodeTransformer):
     def __init__(self, shell: InteractiveShell) -> None:
         self.value: Any = None
         self._shell = shell
-        self._cell: Recording | None = None
+        # A cell may run another one: the innermost is last. None is a cell that is not ours.
+        self._cells: list[tuple[str, Recording | None]] = []
 
     def pre_run_cell(self, info: ExecutionInfo) -> None:
         """Remember whether the cell is under ``%%claude_pm_profile``."""
         raw_cell = info.raw_cell or ""
         first, _, body = raw_cell.lstrip().partition("\n")
         options = _profile_options(first, body)
-        self._cell = None if options is None else self._recording(options, raw_cell)
+        recording = None if options is None else self._recording(options, raw_cell)
+        self._cells.append((raw_cell, recording))
 
     def visit(self, tree: ast.AST) -> ast.AST:
         """Put the cell's statements into ``with get_ipython().claude_pm.cell():``."""
-        if self._cell is None or self._cell.entered or not isinstance(tree, ast.Module):
+        cell = self._cells[-1][1] if self._cells else None
+        if cell is None or cell.entered or not isinstance(tree, ast.Module):
             return tree
         future = [node for node in tree.body if _is_future_import(node)]
         body = [node for node in tree.body if not _is_future_import(node)]
@@ -140,17 +145,21 @@ class CellProfiler(ast.NodeTransformer):
 
     def post_run_cell(self, result: ExecutionResult | None) -> None:
         """Show and keep the cell's profile, however the cell has ended."""
-        recording, self._cell = self._cell, None
+        # A blank cell ends without having begun.
+        if not self._cells or (result is not None and _raw_cell(result) != self._cells[-1][0]):
+            return
+        _, recording = self._cells.pop()
         if recording is None or not recording.entered:
             return
         self._present(recording, has_value=result is not None and result.result is not None)
 
     def cell(self) -> Recording:
         """Return the context manager around the statements of a ``%%claude_pm_profile`` cell."""
-        if self._cell is None:
+        cell = self._cells[-1][1] if self._cells else None
+        if cell is None:
             raise RecordingError("No cell is being profiled.")
         self.value = None
-        return self._cell
+        return cell
 
     def line(self, options: str, statement: str) -> Recording:
         """Return the context manager around the statement of a ``%claude_pm_profile`` line."""
@@ -183,7 +192,7 @@ class CellProfiler(ast.NodeTransformer):
             display(profile)
         keep(self._shell, profile, options.keeping)
         if not has_value:
-            self._shell.user_ns["_"] = profile
+            _make_last_value(self._shell, profile)
 
     def _cell_name(self, file: str) -> str:
         # The file name of a cell changes with every edit; its number is what people see.
@@ -219,6 +228,23 @@ class Recording:
     ) -> None:
         self.session.stop(rename_file=self._rename_file)
         self._at_end(self)
+
+
+def _raw_cell(result: ExecutionResult) -> str | None:
+    return None if result.info is None else result.info.raw_cell
+
+
+def _make_last_value(shell: InteractiveShell, profile: Profile) -> None:
+    """Make the profile ``_``, as if IPython had shown it: what was there becomes ``__``.
+
+    Setting the name alone would look as if the user had taken it, and IPython would leave it alone
+    from then on. If the user has, it stays the user's.
+    """
+    hook: Any = shell.displayhook
+    is_free = shell.user_ns.get("_") is hook._
+    hook.___, hook.__, hook._ = hook.__, hook._, profile
+    if is_free:
+        shell.push({"_": hook._, "__": hook.__, "___": hook.___}, interactive=False)
 
 
 def _is_future_import(node: ast.stmt) -> bool:

@@ -73,8 +73,9 @@ class OrchestrateMagics(Magics):
             source=f"%%orchestrate {line}\n{cell}",
         )
         options = {"timeout": values.timeout, "max_tokens": values.max_tokens}
+        session.start()
         try:
-            async with session, _interruptible():
+            async with _interruptible():
                 if len(modes) * values.repeat == 1:
                     await _ask_and_print(
                         self._shell, orchestrator, agent, request, modes[0], options
@@ -82,6 +83,7 @@ class OrchestrateMagics(Magics):
                 else:
                     await _ask_in_turns(orchestrator, agent, request, modes, values.repeat, options)
         finally:
+            session.stop()
             keep(self._shell, session.profile, Keeping(values.save, values.as_name))
         return session.profile
 

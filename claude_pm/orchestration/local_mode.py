@@ -39,4 +39,7 @@ class LocalMode:
             max_tokens=message.max_tokens or agent.max_tokens,
             temperature=agent.temperature,
         )
-        return Answer(await chat(self._model, request, on_text=message.on_text), agent_cache)
+        return Answer(
+            await chat(self._model, request, on_text=message.on_text, on_call=message.on_call),
+            agent_cache,
+        )

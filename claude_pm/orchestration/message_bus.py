@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 from claude_pm.errors import UnknownAgentError
-from claude_pm.models import ChatResult, OnText
+from claude_pm.models import ChatResult, OnCall, OnText
 from claude_pm.orchestration.modes import OrchestrationMode
 from claude_pm.recording import span
 from claude_pm.services.agent_registry import CacheResult
@@ -24,6 +24,7 @@ class Message:
     mode: OrchestrationMode
     max_tokens: int | None = None
     on_text: OnText | None = None
+    on_call: OnCall | None = None
     correlation_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -52,6 +53,10 @@ class SimpleMessageBus:
         self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
             WeakKeyDictionary()
         )
+
+    def handles(self, agent: str) -> bool:
+        """Say whether somebody answers the messages to ``agent``."""
+        return agent in self._handlers
 
     def register_handler(self, agent: str, handler: Handler) -> None:
         """Let ``handler`` answer the messages to ``agent``, in place of an earlier one."""

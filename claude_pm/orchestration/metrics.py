@@ -73,6 +73,7 @@ class OrchestrationMetrics:
                 "failures": counts["error"],
                 "timeouts": counts["timeout"],
                 "cancelled": counts["cancelled"],
+                "fallbacks": counts["fallback"],
                 "by_mode": dict(self._by_mode),
                 "by_agent": dict(self._by_agent),
                 "tokens": {

@@ -39,7 +39,7 @@ def parse_mode(value: str | OrchestrationMode) -> OrchestrationMode:
     """
     try:
         return OrchestrationMode(value.strip().lower())
-    except ValueError:
+    except (AttributeError, ValueError):
         known = ", ".join(OrchestrationMode)
         raise ModeError(f"There is no mode {value!r}; the modes are {known}.") from None
 

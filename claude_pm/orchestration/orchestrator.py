@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from claude_pm.errors import ModeError, OrchestrationTimeoutError, RequestError
-from claude_pm.models import Model, OnText, Usage, connect
+from claude_pm.models import Model, OnText, Usage, connect, fetch_weights
 from claude_pm.orchestration.local_mode import LocalMode
 from claude_pm.orchestration.message_bus import Answer, Message, SimpleMessageBus
 from claude_pm.orchestration.metrics import OrchestrationMetrics, Served
@@ -77,6 +77,7 @@ class Orchestrator:
         self.registry = registry if registry is not None else AgentRegistry()
         context = context if context is not None else ContextManager()
         self._own_model = model is not None
+        self._weights_are_there = False
         self._model = model if model is not None else connect(self.settings)
         self._local = LocalMode(
             self._model, self.registry, context, use_cache=self.settings.cache_enabled
@@ -123,9 +124,12 @@ class Orchestrator:
         """
         text = _request_text(request)
         name = self.registry.resolve(agent)
-        limit_s = self.settings.request_timeout if timeout is None else timeout
-        if not limit_s > 0:
-            raise RequestError(f"The timeout is {limit_s!r} s; it has to be more than 0.")
+        limit_s = self.settings.request_timeout if timeout is None else _seconds(timeout)
+        limit_tokens = self.settings.max_tokens if max_tokens is None else _tokens(max_tokens)
+        await self._fetch_weights()
+        if not self._bus.handles(name):
+            # Its file came after this orchestrator was made.
+            self._bus.register_handler(name, self._answer)
         start_ns = time.perf_counter_ns()
         requested = None if mode is None else parse_mode(mode)
         served_in = requested or self.mode
@@ -146,9 +150,7 @@ class Orchestrator:
                     current.set(mode=str(choice.mode), reason=choice.reason)
                 served_in = choice.mode
                 root.set(mode=str(choice.mode))
-                message = Message(
-                    name, text, choice.mode, max_tokens or self.settings.max_tokens, on_text
-                )
+                message = Message(name, text, choice.mode, limit_tokens, on_text)
                 answer = await self._within(limit_s, message)
                 chat = answer.chat
                 ttft_s = (
@@ -191,6 +193,12 @@ class Orchestrator:
 
     async def __aexit__(self, *_error: object) -> None:
         await self.aclose()
+
+    async def _fetch_weights(self) -> None:
+        """Fetch the default model's weights, once, before any request's time is counted."""
+        if not self._own_model and not self._weights_are_there:
+            await asyncio.to_thread(fetch_weights, self.settings)
+            self._weights_are_there = True
 
     async def _within(self, limit_s: float, message: Message) -> Answer:
         try:
@@ -265,6 +273,18 @@ def _request_text(request: Request) -> str:
     if not text:
         raise RequestError("The request is empty: say what the agent should do.")
     return text
+
+
+def _seconds(timeout: Any) -> float:
+    if not isinstance(timeout, (int, float)) or not timeout > 0:
+        raise RequestError(f"The timeout is {timeout!r}; it has to be seconds, more than 0.")
+    return timeout
+
+
+def _tokens(max_tokens: Any) -> int:
+    if not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 1:
+        raise RequestError(f"max_tokens is {max_tokens!r}; it has to be a whole number from 1.")
+    return max_tokens
 
 
 def _as_text(value: Any) -> str:

@@ -15,7 +15,6 @@ from typing import Any, Self
 
 from claude_pm.errors import WorkerError, error_class
 from claude_pm.models import ChatResult, Usage
-from claude_pm.models.connect import fetch_weights
 from claude_pm.orchestration.message_bus import Answer, Message
 from claude_pm.orchestration.worker_request import WorkerRequest
 from claude_pm.recording import current_recorder, current_span, span
@@ -48,8 +47,6 @@ class SubprocessMode:
             WorkerError: the worker could not start, crashed, or spoke nonsense.
             ClaudePMError: the worker's own error, as it would have been raised here.
         """
-        # Here, so that the progress bar shows and two workers do not fetch the same file.
-        await asyncio.to_thread(fetch_weights, self._settings)
         logger.info("Starting subprocess")
         # Made out here: what the worker records hangs under the request's span, not start_worker's.
         request = self._request(message)
@@ -88,6 +85,12 @@ async def _read_answer(worker: _Worker, message: Message) -> Answer:
     while True:
         reply = await worker.read()
         kind = reply.get("type")
+        if kind == "model":
+            # Known before the answer is: a request may end without one.
+            recorder = current_recorder()
+            if recorder is not None:
+                recorder.note_model_use(str(reply.get("use")))
+            continue
         if kind == "text":
             if first_text_ns is None:
                 first_text_ns = time.perf_counter_ns()

@@ -1,8 +1,8 @@
 """The SUBPROCESS worker: ``python -m claude_pm.orchestration.worker`` answers one request.
 
-It reads one line of JSON, a :class:`WorkerRequest`, and writes lines of JSON: ``ready``, then a
-``text`` for every piece, then one ``result`` or ``error``. Standard input stays open while the
-parent lives; when it closes, the worker ends.
+It reads one line of JSON, a :class:`WorkerRequest`, and writes lines of JSON: ``ready``, then
+``model`` when the model is about to be asked, a ``text`` for every piece, and one ``result`` or
+``error``. Standard input stays open while the parent lives; when it closes, the worker ends.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ async def _answer(request: WorkerRequest, settings: Settings, replies: IO[str]) 
         mode=OrchestrationMode.SUBPROCESS,
         max_tokens=request.max_tokens,
         on_text=lambda text: _send(replies, type="text", text=text),
+        on_call=lambda use: _send(replies, type="model", use=use),
     )
     try:
         return await mode.answer(message)

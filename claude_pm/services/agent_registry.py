@@ -29,6 +29,8 @@ class AgentRegistry:
         Raises:
             UnknownAgentError: there is none; the message names the nearest.
         """
+        if not isinstance(name, str):  # a notebook's user passes anything
+            raise UnknownAgentError(f"An agent is named by a text, not {type(name).__name__}.")
         known = self.names()
         wanted = "_".join(name.strip().lower().replace("-", " ").split())
         if wanted in known:

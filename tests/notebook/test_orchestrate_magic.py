@@ -78,6 +78,54 @@ class TestAnswer:
         statuses = "cut.spans.set_index('name')['status'][['orchestrate', 'chat']].tolist()"
         assert kernel.run(statuses).text == "['cancelled', 'cancelled']"
 
+    def test_below_the_profile_magic(self, kernel: Kernel) -> None:
+        """Under ``%%claude_pm_profile`` it still asks; its spans are in both profiles."""
+        ran = kernel.run(
+            "%%claude_pm_profile --cpu none --quiet --as whole\n"
+            "%%orchestrate qa --cpu none --max-tokens 2 --as part\n"
+            "Say hello."
+        )
+        assert ran.error is None, ran.traceback
+        counted = "[int(t.spans['name'].eq('chat').sum()) for t in (whole, part)]"
+        assert kernel.run(counted).text == "[1, 1]"
+
+    def test_failed_start_leaves_the_last_result(self, kernel: Kernel) -> None:
+        """A cell that could not start to record leaves ``claude_pm.last()`` as it was."""
+        kernel.run("%%claude_pm_profile --quiet --name good\nx = 1")
+        kernel.run("import cProfile\nown = cProfile.Profile()\nown.enable()")
+        ran = kernel.run("%%orchestrate qa --save\nhi")
+        kernel.run("own.disable()")
+        assert (ran.error, ran.stdout) == ("RecordingError", "")
+        assert kernel.run("claude_pm.last().name").text == "'good'"
+
+    def test_cut_short_in_a_worker(self, kernel: Kernel) -> None:
+        """A worker's request that runs out of time says that the model was called."""
+        ran = kernel.run(
+            "%%orchestrate qa --mode subprocess --timeout 3 --max-tokens 1000 --as late\n"
+            "Write a very long story."
+        )
+        assert ran.error == "OrchestrationTimeoutError"
+        assert kernel.run("late.meta['model_use']").text == "'live'"
+
+    def test_waiting_for_the_model_is_no_prefill(self, kernel: Kernel) -> None:
+        """Requests at the same time wait in the queue, not in the model's own time."""
+        ran = kernel.run(
+            "%%claude_pm_profile --cpu none --quiet --as crowd\n"
+            "from claude_pm.orchestration import Orchestrator\n"
+            "crowded = Orchestrator()\n"
+            "await asyncio.gather(*(crowded.orchestrate_agent('qa', f'Count to {n}.', mode='local',"
+            " max_tokens=8) for n in range(3)));"
+        )
+        assert ran.error is None, ran.traceback
+        overlaps = kernel.run(
+            "chats = crowd.spans[crowd.spans['name'] == 'chat'].sort_values('start_s')\n"
+            "ends = chats['start_s'] + chats['duration_s']\n"
+            "waits = crowd.spans[crowd.spans['attributes'].str.contains('waits_for')]\n"
+            "(len(chats), len(waits), bool((chats['start_s'].iloc[1:].to_numpy()"
+            " >= ends.iloc[:-1].to_numpy()).all()))"
+        )
+        assert overlaps.text == "(3, 2, True)"
+
 
 @pytest.mark.parametrize(
     ("cell", "error", "said"),

@@ -36,6 +36,24 @@ class TestCell:
         kernel.run("%%claude_pm_profile --name silent\ny = 1")
         assert kernel.run("_.name").text == "'silent'"
 
+    def test_underscore_goes_on(self, kernel: Kernel) -> None:
+        """The cells after it have their own last values, and the profile becomes ``__``."""
+        kernel.run("%%claude_pm_profile --name silent --quiet\ny = 1")
+        kernel.run("20 + 2")
+        assert kernel.run("(_, __.name)").text == "(22, 'silent')"
+        assert kernel.run("_[0]").text == "22"
+
+    def test_cell_that_runs_a_cell(self, kernel: Kernel) -> None:
+        """A profiled cell may run another one, and keeps its own profile."""
+        ran = kernel.run(
+            "%%claude_pm_profile --as around\n"
+            "with claude_pm.span('outer'):\n"
+            "    get_ipython().run_cell('inner = 1')\n"
+            "    get_ipython().run_cell('')"
+        )
+        assert len(ran.displays) == 1
+        assert kernel.run("(around.spans['name'].tolist(), inner)").text == "(['outer'], 1)"
+
     def test_functions_are_the_users(self, kernel: Kernel) -> None:
         """Only the cell's own calls are counted, under the cell's number, with true counts."""
         ran = kernel.run(

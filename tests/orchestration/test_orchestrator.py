@@ -476,3 +476,37 @@ class TestMaking:
             await orchestrator.orchestrate_agent("qa", "Hello?")
         ports = [received.port for received in server.received if received.method == "POST"]
         assert len(set(ports)) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"mode": 3}, ModeError, "3"),
+        ({"timeout": "5"}, RequestError, "'5'"),
+        ({"timeout": float("nan")}, RequestError, "nan"),
+        ({"max_tokens": 0}, RequestError, "0"),
+        ({"max_tokens": -1}, RequestError, "-1"),
+        ({"max_tokens": "8"}, RequestError, "'8'"),
+    ],
+)
+async def test_options_of_a_wrong_kind(
+    options: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    """An option of a wrong kind is a typed error that shows it, and nothing is counted."""
+    orchestrator = Orchestrator(model=FakeModel())
+    with pytest.raises(error, match=said):
+        await orchestrator.orchestrate_agent("qa", "hi", **options)
+    assert orchestrator.get_orchestration_metrics()["total_orchestrations"] == 0
+
+
+async def test_agent_is_a_name() -> None:
+    """What is no text is no agent."""
+    with pytest.raises(UnknownAgentError, match="NoneType"):
+        await Orchestrator(model=FakeModel()).orchestrate_agent(None, "hi")  # type: ignore[arg-type]
+
+
+async def test_agent_that_came_later(tmp_path: Path) -> None:
+    """An agent whose file came after the orchestrator was made can be asked."""
+    orchestrator = Orchestrator(model=FakeModel(), registry=AgentRegistry(tmp_path))
+    (tmp_path / "new.md").write_text("---\nname: new\ndescription: New.\n---\nYou are new.\n")
+    assert (await orchestrator.orchestrate_agent("new", "hi")).text == "ok"
