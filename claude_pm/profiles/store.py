@@ -5,13 +5,18 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import shutil
+import sys
 import tempfile
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from claude_pm.errors import (
     ProfileDamagedError,
+    ProfileError,
     ProfileNotFoundError,
     ProfileSchemaError,
     ProfileStorageError,
@@ -24,10 +29,18 @@ if TYPE_CHECKING:
 
 _META = "meta.json"
 _REQUIRED_META = ("id", "name", "created_at", "duration_s", "model_use")
+# As claude_pm.recording makes them. The id becomes a folder's name: no other form may pass.
+_ID = re.compile(r"[0-9]{8}T[0-9]{9}-[a-z0-9-]+")
+_MODEL_USES = ("live", "replayed", "not called")
 
 
 def save(profile: Profile, dir: str | Path | None = None) -> Path:
     """Store a profile as ``<dir>/<id>/``; see :meth:`claude_pm.profiles.profile.Profile.save`."""
+    if not _is_id(profile.id):
+        raise ProfileError(
+            f"The profile {profile.name!r} cannot be stored: its id {profile.id!r} is not of the "
+            "form 20260131T090000123-name-1a2b."
+        )
     parent = _profiles_dir(dir)
     target = parent / profile.id
     tables = {name: profile.table(name) for name in schema.TABLES}
@@ -152,7 +165,40 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         raise ProfileDamagedError(
             f"The profile {folder} is damaged: {path.name} has no {missing[0]}."
         )
+    for name, is_right in _META_CHECKS.items():
+        if not is_right(meta[name]):
+            raise ProfileDamagedError(
+                f"The profile {folder} is damaged: {path.name}: {name} may not be "
+                f"{meta[name]!r:.80}."
+            )
     return dict(meta)
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _is_duration(value: Any) -> bool:
+    # The bound leaves out NaN and infinity, and whole numbers that no float can hold.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 <= value <= sys.float_info.max
+
+
+_META_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "id": _is_id,
+    "name": lambda value: isinstance(value, str),
+    "created_at": _is_time,
+    "duration_s": _is_duration,
+    "model_use": lambda value: value in _MODEL_USES,
+}
 
 
 def _read_table(folder: Path, name: str) -> pd.DataFrame:

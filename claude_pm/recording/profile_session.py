@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from claude_pm.errors import RecordingError
 from claude_pm.profiles import schema
 from claude_pm.profiles.profile import Profile, TableSource
-from claude_pm.recording.recorder import Recorder
+from claude_pm.recording.recorder import Recorder, encodable
 from claude_pm.recording.span import activate, current_recorder, current_span, deactivate
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class ProfileSession:
         _check_option("cpu", cpu, CPU_RECORDINGS)
         _check_option("memory", memory, MEMORY_RECORDINGS)
         self.recorder: Recorder | None = None
-        self.profile = Profile({"name": name}, None)
+        self.profile = Profile({"name": encodable(name)}, None)
         self._source = source
         self._role = role
         self._cpu_option = cpu
@@ -140,7 +140,10 @@ class ProfileSession:
         for name, more in recorder.worker_tables.items():
             rows.setdefault(name, []).extend(more)
         if self._outer is not None and not self._outer.finished:
-            self._outer.merge(recorder.dump(rows))
+            # The outer profile reads this process's memory itself: one series a process.
+            own = os.getpid()
+            workers = [row for row in rows.get("memory", ()) if row["pid"] != own]
+            self._outer.merge(recorder.dump({**rows, "memory": workers}))
         tables: dict[str, pd.DataFrame | TableSource] = {"spans": recorder.spans_frame}
         for name, found in rows.items():
             tables[name] = functools.partial(_frame, name, found, recorder.origin_ns)
@@ -203,7 +206,7 @@ class ProfileSession:
             "name": self.profile.name,
             "created_at": self._created_at.isoformat(),
             "duration_s": (end_ns - recorder.origin_ns) / 1e9,
-            "source": source,
+            "source": None if source is None else encodable(source),
             "cpu": self._cpu_option,
             "memory": self._memory_option,
             "python": platform.python_version(),

@@ -161,8 +161,8 @@ class Recorder:
             return _NULL
         code = self._codes.get(text)
         if code is None:
-            code = self._codes[text] = len(self._strings)
-            self._strings.append(text)
+            self._strings.append(encodable(text))
+            code = self._codes[text] = len(self._strings) - 1
         return code
 
     def _read_columns(self) -> dict[str, Sequence[Any]]:
@@ -174,6 +174,11 @@ class Recorder:
     def _texts(self, name: str) -> list[str | None]:
         strings = self._strings
         return [None if code == _NULL else strings[code] for code in self._columns[name]]
+
+
+def encodable(text: str) -> str:
+    """Return the text with ``?`` for lone surrogates, which neither Parquet nor a screen takes."""
+    return str(text).encode("utf-8", "replace").decode()
 
 
 def _row_of(span: Span) -> dict[str, Any]:
@@ -196,7 +201,8 @@ def _attributes_json(attributes: Mapping[str, Any]) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, default=str, allow_nan=False)
+    # Escaped to ASCII, a lone surrogate would come back with whoever reads the JSON.
+    return encodable(json.dumps(value, default=str, allow_nan=False, ensure_ascii=False))
 
 
 def _json_value(value: Any) -> Any:

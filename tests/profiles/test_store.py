@@ -23,6 +23,7 @@ from claude_pm.errors import (
     ProfileStorageError,
 )
 from claude_pm.profiles import Profile, list_profiles, load, schema
+from claude_pm.recording import ProfileSession, span
 from tests.profile_builder import ProfileBuilder
 
 _VALUES: dict[str, list[Any]] = {
@@ -80,6 +81,22 @@ class TestRoundTrip:
         with claude_pm.profile("now", memory="rss") as profile, claude_pm.span("step", text="ü"):
             sorted([3, 1, 2])
         assert_same(claude_pm.load(profile.save()), profile)
+
+    def test_lone_surrogates(self) -> None:
+        """A character that no encoding has costs itself, not the profile."""
+        odd, even = "half \ud83d", "half ?"
+        session = ProfileSession(odd, cpu=None, memory=None, source=odd)
+        recorded = session.start()
+        with pytest.raises(RuntimeError), span(odd, agent=odd, **{odd: [odd, "ü"]}):
+            raise RuntimeError(odd)
+        session.stop()
+        loaded = load(recorded.save())
+        assert_same(loaded, recorded)
+        row = loaded.spans.iloc[0]
+        assert (row["name"], row["agent"], row["error"]) == (even, even, f"RuntimeError: {even}")
+        assert json.loads(row["attributes"]) == {even: [even, "ü"]}
+        assert (loaded.name, loaded.meta["source"]) == (even, even)
+        "".join(loaded._repr_mimebundle_().values()).encode()
 
     def test_saved_again(self, tmp_path: Path) -> None:
         """A loaded profile can be saved elsewhere, and is still the same."""
@@ -306,6 +323,20 @@ class TestDamage:
                 )
                 for key in ("id", "name", "created_at", "duration_s", "model_use")
             ),
+            *(
+                pytest.param(
+                    edit_meta(lambda meta, key=key, value=value: meta.update({key: value})),
+                    ProfileDamagedError, f"meta.json: {key} may not be ", id=f"{key}={value!r:.20}",
+                )
+                for key, values in {
+                    "id": ("", "../../evil", "/evil", "20260131T090000123-a\n", 1),
+                    "name": (None, 1, []),
+                    "created_at": ("x", "", 1, None),
+                    "duration_s": ("x", "1", None, True, -1, float("nan"), float("inf"), 10**400),
+                    "model_use": ("dead", None, ["live"], {}),
+                }.items()
+                for value in values
+            ),
             pytest.param(
                 edit_meta(lambda meta: meta.update(schema_version=schema.SCHEMA_VERSION + 1)),
                 ProfileSchemaError, "Update claude-pm", id="later version",
@@ -464,6 +495,14 @@ class TestStorage:
         with pytest.raises(KeyboardInterrupt):
             make_profile().save()
         assert list(folder.iterdir()) == []
+
+    @pytest.mark.parametrize("id", ["", ".", "../../evil", "/evil", "20260131T090000123-a/b"])
+    def test_wrong_ids_are_not_saved(self, tmp_path: Path, id: str) -> None:
+        """An id that could name another folder is refused before anything is written."""
+        (tmp_path / "a").mkdir()
+        with pytest.raises(ProfileError, match=r"^The profile 'synthetic' cannot be stored.*\.$"):
+            make_profile(id).save(tmp_path / "a" / "b")
+        assert [path.name for path in tmp_path.rglob("*")] == ["a"]
 
     def test_wrong_tables_are_not_saved(self, folder: Path) -> None:
         """A table that is not of the schema is refused before anything is written."""

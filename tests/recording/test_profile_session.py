@@ -405,6 +405,23 @@ class TestSession:
         for name, table in schema.TABLES.items():
             schema.check(table, recorded.table(name), where="the profile")
 
+    def test_memory_of_an_inner_profile(self) -> None:
+        """The outer profile keeps one series of its own process, and gains the workers'."""
+        reading = {"t_ns": time.perf_counter_ns(), "pid": -7, "role": "worker", "rss_bytes": 1}
+        outer_session = ProfileSession("outer", cpu=None)
+        outer = outer_session.start()
+        with profile("inner", cpu=None) as inner:
+            recorder = current_recorder()
+            assert recorder is not None
+            recorder.merge(
+                {"spans": [], "tables": {"memory": [reading]}, "model_use": "not called"}
+            )
+        assert outer_session.recorder is not None
+        assert outer_session.recorder.worker_tables["memory"] == [reading]
+        outer_session.stop()
+        for recorded in (outer, inner):
+            assert set(recorded.memory["pid"]) == {-7, os.getpid()}
+
     def test_stopped_elsewhere(self) -> None:
         """A notebook ends a cell in another context than it began in: nothing stays behind."""
         import contextvars
