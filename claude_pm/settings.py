@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -41,7 +43,7 @@ class Settings(BaseSettings):
         "local", description="LOCAL, SUBPROCESS or HYBRID"
     )
     force_subprocess_mode: bool = Field(
-        default=False, description="true or false: every request in a process of its own"
+        default=False, description="true or false: SUBPROCESS for a request that names no mode"
     )
     cache_enabled: bool = Field(
         default=True, description="true or false: use the prompt caches, ours and the model's"
@@ -57,13 +59,14 @@ class Settings(BaseSettings):
     )
     base_url: str | None = Field(
         None,
-        pattern=r"^https?://[^\s/]+",
-        description="the http(s) address of a server that speaks the Messages API",
+        pattern=r"^https?://[^\s/@]+(/[^\s@]*)?$",
+        description="the http(s) address of a server that speaks the Messages API, without a user "
+        "name or password (CLAUDE_PM_API_KEY is for the key)",
     )
     api_key: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices("CLAUDE_PM_API_KEY", "ANTHROPIC_API_KEY"),
-        description="the key for that server",
+        description="the key for that server; ANTHROPIC_API_KEY is for Claude's own alone",
     )
     memory_limit_mb: int | None = Field(
         None, ge=1024, description="a whole number from 1024: memory limit of a worker, in MiB"
@@ -98,9 +101,19 @@ def read_settings(**overrides: Any) -> Settings:
         known = ", ".join(Settings.model_fields)
         raise SettingsError(f"There is no setting named {unknown[0]!r}; there are: {known}.")
     try:
-        return Settings(**given)
+        settings = Settings(**given)
     except ValidationError as error:
         raise SettingsError(" ".join(_sentences(error))) from None
+    own_key = "api_key" in given or os.environ.get("CLAUDE_PM_API_KEY")
+    if not own_key and not _is_claude(settings.base_url):
+        # The key is ANTHROPIC_API_KEY's, and not for whatever server was named.
+        settings = settings.model_copy(update={"api_key": None})
+    return settings
+
+
+def _is_claude(base_url: str | None) -> bool:
+    host = "anthropic.com" if base_url is None else urlsplit(base_url).hostname or ""
+    return f".{host}".endswith(".anthropic.com")
 
 
 def variable_name(field: str) -> str:
@@ -113,7 +126,9 @@ def _sentences(error: ValidationError) -> list[str]:
     for detail in error.errors():
         field = str(detail["loc"][0])
         field = field.removeprefix("CLAUDE_PM_").replace("ANTHROPIC_API_KEY", "api_key").lower()
-        shown = "" if field == "api_key" else f" is {detail['input']!r}, which"
+        # What may hold a secret is not shown.
+        is_secret = field == "api_key" or (field == "base_url" and "@" in str(detail["input"]))
+        shown = "" if is_secret else f" is {detail['input']!r}, which"
         may_be = Settings.model_fields[field].description
         sentences.append(f"{variable_name(field)}{shown} is not allowed; it may be {may_be}.")
     return sentences

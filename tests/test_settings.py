@@ -104,6 +104,30 @@ class TestVariables:
         monkeypatch.setenv(variable, "")
         assert read_settings() == unset
 
+    @pytest.mark.parametrize(
+        ("variable", "base_url", "is_there"),
+        [
+            ("ANTHROPIC_API_KEY", None, True),
+            ("ANTHROPIC_API_KEY", "https://api.anthropic.com", True),
+            ("ANTHROPIC_API_KEY", "http://127.0.0.1:11434", False),
+            ("ANTHROPIC_API_KEY", "https://notanthropic.com", False),
+            ("CLAUDE_PM_API_KEY", "http://127.0.0.1:11434", True),
+        ],
+    )
+    def test_claudes_key_is_for_claude(
+        self, monkeypatch: pytest.MonkeyPatch, variable: str, base_url: str | None, is_there: bool
+    ) -> None:
+        """ANTHROPIC_API_KEY is not sent to another server; CLAUDE_PM_API_KEY goes where it says."""
+        monkeypatch.setenv(variable, "sk-1")
+        assert (read_settings(base_url=base_url).api_key is not None) is is_there
+
+    def test_password_in_an_address(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An address with a password is refused, without showing it."""
+        monkeypatch.setenv("CLAUDE_PM_BASE_URL", "https://me:s3cret@host/v1")
+        with pytest.raises(SettingsError, match="CLAUDE_PM_API_KEY") as caught:
+            read_settings()
+        assert "s3cret" not in str(caught.value)
+
 
 class TestRefusals:
     """A bad value is one sentence: the variable, the value, what it may be."""

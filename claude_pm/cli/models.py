@@ -44,16 +44,12 @@ def list_models(
 
 
 @app.command("pull")
-def pull(
-    *, again: Annotated[bool, typer.Option("--again", help="Fetch even if it is there.")] = False
-) -> None:
-    """Fetch and check the embedded model's weights."""
-    from claude_pm.models.weights import check_weights, ensure_weights
+def pull() -> None:
+    """Fetch the embedded model's weights, unless they are there and undamaged."""
+    from claude_pm.models.weights import ensure_weights
     from claude_pm.settings import read_settings
 
-    path = ensure_weights(read_settings().model_dir, again=again)
-    check_weights(path)
-    typer.echo(path)
+    typer.echo(ensure_weights(read_settings().model_dir, verify=True))
 
 
 @app.command("path")

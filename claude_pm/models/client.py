@@ -13,7 +13,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from claude_pm.errors import (
     ContextTooLongError,
@@ -76,9 +75,7 @@ class MessagesClient:
         self._max_connections = max_connections
         self._use_proxy = use_proxy
         # A connection pool belongs to the event loop it was first used in.
-        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx2.AsyncClient] = (
-            WeakKeyDictionary()
-        )
+        self._pools: dict[asyncio.AbstractEventLoop, httpx2.AsyncClient] = {}
 
     async def prepare(self) -> None:
         """Find the model's name, if none was given.
@@ -186,6 +183,9 @@ class MessagesClient:
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None:
+            # Nothing can be awaited for a loop that was closed; letting go closes its sockets.
+            for ended in [other for other in self._pools if other.is_closed()]:
+                del self._pools[ended]
             headers = {"anthropic-version": API_VERSION}
             if self._api_key is not None:
                 headers["x-api-key"] = _checked_key(self._api_key)
@@ -197,6 +197,8 @@ class MessagesClient:
                 limits=httpx2.Limits(max_connections=self._max_connections),
                 timeout=httpx2.Timeout(self._timeout_s, connect=_CONNECT_TIMEOUT_S),
                 trust_env=self._use_proxy,
+                # Reading the certificates takes longer than the road; plain http needs none.
+                verify=not self.base_url.startswith("http://"),
             )
             self._pools[loop] = pool
         return pool

