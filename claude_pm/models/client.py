@@ -75,7 +75,7 @@ class MessagesClient:
         self._max_connections = max_connections
         self._use_proxy = use_proxy
         # A connection pool belongs to the event loop it was first used in.
-        self._pools: dict[asyncio.AbstractEventLoop, httpx2.AsyncClient] = {}
+        self._pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
 
     async def prepare(self) -> None:
         """Find the model's name, if none was given.
@@ -150,7 +150,8 @@ class MessagesClient:
         import httpx2
 
         try:
-            async with self._pool().stream(method, path, json=body) as response:
+            pool = await self._pool()
+            async with pool.stream(method, path, json=body) as response:
                 if response.status_code != httpx2.codes.OK:
                     raise self._error_of(response, await response.aread())
                 yield response
@@ -177,31 +178,34 @@ class MessagesClient:
                 f"The connection to {self.base_url} broke: {_said(error)}."
             ) from error
 
-    def _pool(self) -> httpx2.AsyncClient:
-        import httpx2
-
+    async def _pool(self) -> httpx2.AsyncClient:
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None:
-            # Nothing can be awaited for a loop that was closed; letting go closes its sockets.
-            for ended in [other for other in self._pools if other.is_closed()]:
-                del self._pools[ended]
-            headers = {"anthropic-version": API_VERSION}
-            if self._api_key is not None:
-                headers["x-api-key"] = _checked_key(self._api_key)
-            if not self._keep_alive:
-                headers["connection"] = "close"
-            pool = httpx2.AsyncClient(
-                base_url=_checked_address(self.base_url),
-                headers=headers,
-                limits=httpx2.Limits(max_connections=self._max_connections),
-                timeout=httpx2.Timeout(self._timeout_s, connect=_CONNECT_TIMEOUT_S),
-                trust_env=self._use_proxy,
-                # Reading the certificates takes longer than the road; plain http needs none.
-                verify=not self.base_url.startswith("http://"),
-            )
-            self._pools[loop] = pool
-        return pool
+            # A list: another thread may add its loop meanwhile.
+            for ended in [other for other in list(self._pools) if other.is_closed()]:
+                self._pools.pop(ended, None)
+            pool = self._pools[loop] = _Pool(self._new_client())
+            await pool.open()
+        return pool.client
+
+    def _new_client(self) -> httpx2.AsyncClient:
+        import httpx2
+
+        headers = {"anthropic-version": API_VERSION}
+        if self._api_key is not None:
+            headers["x-api-key"] = _checked_key(self._api_key)
+        if not self._keep_alive:
+            headers["connection"] = "close"
+        return httpx2.AsyncClient(
+            base_url=_checked_address(self.base_url),
+            headers=headers,
+            limits=httpx2.Limits(max_connections=self._max_connections),
+            timeout=httpx2.Timeout(self._timeout_s, connect=_CONNECT_TIMEOUT_S),
+            trust_env=self._use_proxy,
+            # Reading the certificates takes longer than the road; plain http needs none.
+            verify=not self.base_url.startswith("http://"),
+        )
 
     def _error_of(self, response: httpx2.Response, body: bytes) -> ModelError:
         try:
@@ -219,6 +223,30 @@ class MessagesClient:
             model=self.model,
             retry_after_s=_seconds(response.headers.get("retry-after")),
         )
+
+
+class _Pool:
+    """The connections of one event loop, closed with it where nobody closes them before."""
+
+    def __init__(self, client: httpx2.AsyncClient) -> None:
+        self.client = client
+        self._lifetime = _closing(client)
+
+    async def open(self) -> None:
+        """Have the running loop close the client when it ends."""
+        await anext(self._lifetime)
+
+    async def aclose(self) -> None:
+        await self._lifetime.aclose()
+
+
+async def _closing(client: httpx2.AsyncClient) -> AsyncGenerator[None, None]:
+    # asyncio.run ends the generators that are still open before it closes its loop. Later is too
+    # late: a closed loop's sockets can only be left to the garbage collector.
+    try:
+        yield
+    finally:
+        await client.aclose()
 
 
 class _Reading:

