@@ -149,6 +149,7 @@ class Profile:
 
         Raises:
             ProfileStorageError: the disk refused.
+            ProfileError: the code is still running, or ``meta["id"]`` was changed to what is no id.
         """
         from claude_pm.profiles.store import save
 
