@@ -39,7 +39,7 @@ SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},
 }
 # Complaints of JupyterLab itself, seen without claude_pm too.
-_NOT_OURS = re.compile(r"favicon|manifest\.webmanifest|WebGL|/api/(me|contents|lsp|news)|404")
+_NOT_OURS = re.compile(r"favicon|manifest\.webmanifest|WebGL|/api/(me|contents|lsp|news)")
 
 
 @contextmanager
