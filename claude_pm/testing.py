@@ -42,6 +42,7 @@ class FakeModel:
     """
 
     use: ModelUse = "not called"
+    concurrency: int | None = None
 
     def __init__(
         self,
@@ -62,7 +63,11 @@ class FakeModel:
     async def prepare(self) -> None:
         """Be ready: it always is."""
 
-    def turn(self) -> AbstractAsyncContextManager[None]:
+    async def count_tokens(self, text: str) -> int | None:
+        """Return the number of words, which is what this model counts in."""
+        return len(text.split())
+
+    def turn(self, request: ChatRequest) -> AbstractAsyncContextManager[None]:
         """Take any number of requests at once."""
         return nullcontext()
 

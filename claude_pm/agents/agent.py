@@ -12,6 +12,7 @@ BUILTIN_FOLDER = Path(__file__).parent
 """The Markdown files of the agents that come with claude_pm."""
 
 Isolation = Literal["none", "subprocess"]
+Scope = Literal["project", "user", "builtin"]
 _KEYS = ("name", "description", "max_tokens", "temperature", "isolation")
 
 
@@ -20,7 +21,8 @@ class Agent:
     """A system prompt and how to run it.
 
     ``isolation`` is ``subprocess`` for an agent that HYBRID mode has to run in a process of its
-    own.
+    own. ``context_patterns`` (as in a .gitignore) choose the project's files that the agent is
+    told of beside the CLAUDE.md chain; ``context_keywords`` choose the sections.
     """
 
     name: str
@@ -30,6 +32,9 @@ class Agent:
     temperature: float | None
     isolation: Isolation
     path: Path
+    scope: Scope = "builtin"
+    context_patterns: tuple[str, ...] = ()
+    context_keywords: tuple[str, ...] = ()
 
 
 def read_agent(path: Path) -> Agent:

@@ -63,7 +63,7 @@ async def chat(
     while True:
         passed_on: list[str] = []
         try:
-            async with model.turn():
+            async with model.turn(request):
                 with span("chat", attempt=attempt) as current:
                     return await _attempt(model, request, current, passed_on, on_text)
         except ModelError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,7 @@ class MessagesClient:
         self._cache = cache
         self._keep_alive = keep_alive
         self._max_connections = max_connections
+        self.concurrency: int | None = max_connections
         self._use_proxy = use_proxy
         # A connection pool belongs to the event loop it was first used in.
         self._pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
@@ -86,15 +87,24 @@ class MessagesClient:
         if self.model is None:
             self.model = await self._only_model()
 
-    def turn(self) -> AbstractAsyncContextManager[None]:
+    async def count_tokens(self, text: str) -> int | None:
+        """Return how many tokens the server makes of a text; None where it cannot say."""
+        raise NotImplementedError
+
+    def turn(self, request: ChatRequest) -> AbstractAsyncContextManager[None]:
         """Take any number of requests: the server has a queue of its own."""
         return nullcontext()
 
-    async def stream(self, request: ChatRequest) -> AsyncGenerator[TextDelta | Completion, None]:
-        """Answer once; see :class:`claude_pm.models.messages.Model`."""
+    async def stream(
+        self, request: ChatRequest, *, extra: Mapping[str, Any] | None = None
+    ) -> AsyncGenerator[TextDelta | Completion, None]:
+        """Answer once; see :class:`claude_pm.models.messages.Model`.
+
+        ``extra`` are fields of the body that only some servers know.
+        """
         import httpx2
 
-        async with self._send("POST", "/v1/messages", self._body(request)) as response:
+        async with self._send("POST", "/v1/messages", {**self._body(request), **(extra or {})}) as response:
             reading = _Reading(model=self.model or "")
             async for event in httpx2.EventSource(response):
                 # What follows the end is no event (vLLM: "[DONE]"), but has to be read: a

@@ -132,6 +132,7 @@ class EmbeddedModel:
     """
 
     use: ModelUse = "live"
+    concurrency: int | None = 1
 
     def __init__(
         self,
@@ -152,8 +153,12 @@ class EmbeddedModel:
         """Start the server, or take the one that runs; fetches the weights if need be."""
         await self._connected()
 
+    async def count_tokens(self, text: str) -> int | None:
+        """Return how many tokens the model's own tokenizer makes of a text."""
+        raise NotImplementedError
+
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    async def turn(self, request: ChatRequest) -> AsyncIterator[None]:
         """Wait for the server's one slot; a wait is a ``queue`` span."""
         if self._server is None:
             raise ModelConnectionError("The embedded model has not been started: call prepare().")

@@ -16,12 +16,14 @@ class ChatRequest:
 
     ``system`` are blocks, the most stable first: each may be kept in the model's prompt cache
     together with all before it. ``temperature`` is not sent to Claude, which refuses it.
+    ``cache_key`` is the agent's name: requests with one key are likely to share their blocks.
     """
 
     system: tuple[str, ...]
     user: str
     max_tokens: int
     temperature: float | None = None
+    cache_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +61,21 @@ class Model(Protocol):
     """Who generates text. Pass your own as ``Orchestrator(model=...)``.
 
     ``use`` says what a profile may claim: ``live`` (a model ran), ``replayed`` (a recording
-    answered) or ``not called``.
+    answered) or ``not called``. ``concurrency`` is how many requests it answers at the same
+    time, None where that is not known.
     """
 
     use: ModelUse
+    concurrency: int | None
 
     async def prepare(self) -> None:
         """Get ready to answer (start a server, find a name); called before every request."""
 
-    def turn(self) -> AbstractAsyncContextManager[None]:
-        """Return a context that is entered when the model can take one more request.
+    async def count_tokens(self, text: str) -> int | None:
+        """Return how many tokens the model's own tokenizer makes of a text; None: cannot say."""
+
+    def turn(self, request: ChatRequest) -> AbstractAsyncContextManager[None]:
+        """Return a context that is entered when the model can take this request.
 
         A wait there is a ``queue`` span, so that it does not pass for the model's own time.
         """
