@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import operator
 import os
+import struct
 import threading
 import time
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from claude_pm.profiles import schema
@@ -24,15 +24,21 @@ if TYPE_CHECKING:
     from claude_pm.recording.span import Span
 
 _NULL = -1
+# A span is one row of fixed size: ids, codes of texts, whole numbers, reals.
+_IDS = ("span_id", "parent_id")
 _TEXTS = (
-    "span_id", "parent_id", "trace_id", "name", "agent", "mode", "model", "status", "error",
-    "cache", "thread", "task",
+    "trace_id", "name", "agent", "mode", "model", "status", "error", "cache", "thread", "task",
 )  # fmt: skip
-_WHOLES = (
+_COUNTS = (
     "start_ns", "end_ns", "input_tokens", "cache_read_tokens", "cache_write_tokens",
     "output_tokens", "pid",
 )  # fmt: skip
 _REALS = ("ttft_s", "cost_usd")
+_COLUMNS = (*_IDS, *_TEXTS, *_COUNTS, *_REALS)
+_ROW = struct.Struct(f"={len(_COLUMNS) - len(_REALS)}q{len(_REALS)}d")
+_NAN = math.nan
+# Values that nobody can change after they were recorded: their JSON can wait.
+_IMMUTABLE = frozenset({str, int, float, bool, type(None)})
 # The rank of an answer to "was a model called?": a mixture is as good as its best part.
 _MODEL_USES = ("not called", "replayed", "live")
 
@@ -56,16 +62,12 @@ class Recorder:
         self.remote_parent = _parse_traceparent(traceparent)
         self.model_use = "not called"
         self.worker_tables: dict[str, list[Mapping[str, Any]]] = {}
+        self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._open: dict[str, Span] = {}
-        self._codes: dict[str, int] = {}
-        self._strings: list[str] = []
-        self._columns: dict[str, array[Any]] = {
-            **{name: array("i") for name in _TEXTS},
-            **{name: array("q") for name in _WHOLES},
-            **{name: array("d") for name in _REALS},
-        }
-        self._attributes: dict[int, str] = {}
+        self._open: dict[int, Span] = {}
+        self._codes = _Codes()
+        self._rows = array("q")
+        self._attributes: dict[int, Mapping[str, Any] | str] = {}
 
     @property
     def finished(self) -> bool:
@@ -78,14 +80,13 @@ class Recorder:
 
     def opened(self, span: Span) -> None:
         """Remember a span that has begun, so that it shows even if it never ends."""
-        with self._lock:
-            self._open[span.span_id] = span
+        self._open[span.id_number] = span
 
     def closed(self, span: Span) -> None:
         """Record a span that has ended."""
         with self._lock:
-            if self._open.pop(span.span_id, None) is not None and not self.finished:
-                self._append(_row_of(span))
+            if self._open.pop(span.id_number, None) is not None and not self.finished:
+                self._append_span(span)
 
     def finish(self) -> None:
         """End the recording. Spans still open are kept, without a status and marked unfinished."""
@@ -93,18 +94,16 @@ class Recorder:
             if self.finished:
                 return
             self.end_ns = time.perf_counter_ns()
-            for span in self._open.values():
-                row = _row_of(span)
-                row["end_ns"] = self.end_ns
-                row["attributes"] = {**span.attributes, "unfinished": True}
-                self._append(row)
-            self._open.clear()
+            while self._open:
+                _, span = self._open.popitem()
+                attributes = {**span.attributes, "unfinished": True}
+                self._append_span(span, end_ns=self.end_ns, attributes=attributes)
 
     def merge(self, recorded: Mapping[str, Any]) -> None:
         """Take over what another process, or an inner profile, has recorded (:meth:`dump`)."""
         with self._lock:
             for row in recorded["spans"]:
-                self._append(row)
+                self._append_row(row)
             for name, rows in recorded["tables"].items():
                 self.worker_tables.setdefault(name, []).extend(rows)
             self.note_model_use(recorded["model_use"])
@@ -123,7 +122,7 @@ class Recorder:
             columns = self._read_columns()
             return [
                 {name: column[i] for name, column in columns.items()}
-                | {"attributes": json.loads(self._attributes.get(i, "{}"))}
+                | {"attributes": json.loads(self._attributes_json(i))}
                 for i in range(len(columns["start_ns"]))
             ]
 
@@ -132,7 +131,7 @@ class Recorder:
         with self._lock:
             columns = self._read_columns()
             starts, ends = columns["start_ns"], columns["end_ns"]
-            columns["attributes"] = [self._attributes.get(i, "{}") for i in range(len(starts))]
+            columns["attributes"] = [self._attributes_json(i) for i in range(len(starts))]
         columns["start_s"] = [(start - self.origin_ns) / 1e9 for start in starts]
         columns["duration_s"] = [
             (end - start) / 1e9 for start, end in zip(starts, ends, strict=True)
@@ -142,38 +141,98 @@ class Recorder:
         ordered = {name: [column[i] for i in order] for name, column in columns.items()}
         return schema.frame(schema.SPANS, ordered)
 
-    def _append(self, row: Mapping[str, Any]) -> None:
-        # What is wrong with a row shows before the first append: columns stay equally long.
-        values: dict[str, float] = {name: self._code(row[name]) for name in _TEXTS}
-        for name in _WHOLES:
-            value = row[name]
-            values[name] = _NULL if value is None else operator.index(value)
-        for name in _REALS:
-            value = row[name]
-            values[name] = math.nan if value is None else float(value)
-        if row["attributes"]:
-            self._attributes[len(self._columns["start_ns"])] = _attributes_json(row["attributes"])
-        for name, value in values.items():
-            self._columns[name].append(value)
+    def _append_span(
+        self,
+        span: Span,
+        *,
+        end_ns: int | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        codes = self._codes
+        self._append(
+            attributes if attributes is not None else span.recorded_attributes,
+            _ROW.pack(
+                span.id_number,
+                span.parent_number,
+                codes[span.trace_id],
+                codes[span.name],
+                codes[span.agent],
+                codes[span.mode],
+                codes[span.model],
+                codes[span.status],
+                codes[span.error],
+                codes[span.cache],
+                codes[span.thread],
+                codes[span.task],
+                span.start_ns,
+                span.end_ns if end_ns is None else end_ns,
+                _NULL if span.input_tokens is None else span.input_tokens,
+                _NULL if span.cache_read_tokens is None else span.cache_read_tokens,
+                _NULL if span.cache_write_tokens is None else span.cache_write_tokens,
+                _NULL if span.output_tokens is None else span.output_tokens,
+                self._pid,
+                _NAN if span.ttft_s is None else span.ttft_s,
+                _NAN if span.cost_usd is None else span.cost_usd,
+            ),
+        )
 
-    def _code(self, text: str | None) -> int:
-        if text is None:
-            return _NULL
-        code = self._codes.get(text)
-        if code is None:
-            self._strings.append(encodable(text))
-            code = self._codes[text] = len(self._strings) - 1
-        return code
+    def _append_row(self, row: Mapping[str, Any]) -> None:
+        """Append a row of :meth:`rows`."""
+        try:
+            packed = _ROW.pack(
+                *(_id_number(row[name]) for name in _IDS),
+                *(self._codes[row[name]] for name in _TEXTS),
+                *(_NULL if row[name] is None else row[name] for name in _COUNTS),
+                *(_NAN if row[name] is None else row[name] for name in _REALS),
+            )
+        except struct.error as error:
+            raise TypeError(f"A span has a value that its column cannot hold: {error}.") from None
+        self._append(row["attributes"], packed)
+
+    def _append(self, attributes: Mapping[str, Any] | None, row: bytes) -> None:
+        number = len(self._rows) * self._rows.itemsize // _ROW.size
+        self._rows.frombytes(row)
+        if attributes:
+            for value in attributes.values():
+                if type(value) not in _IMMUTABLE:
+                    self._attributes[number] = _attributes_json(attributes)
+                    return
+            self._attributes[number] = attributes
+
+    def _attributes_json(self, row: int) -> str:
+        held = self._attributes.get(row, "{}")
+        return held if isinstance(held, str) else _attributes_json(held)
 
     def _read_columns(self) -> dict[str, Sequence[Any]]:
-        columns: dict[str, Sequence[Any]] = {name: self._texts(name) for name in _TEXTS}
-        columns |= {name: _wholes(self._columns[name]) for name in _WHOLES}
-        columns |= {name: _reals(self._columns[name]) for name in _REALS}
+        rows = list(zip(*_ROW.iter_unpack(self._rows), strict=True)) or [()] * len(_COLUMNS)
+        read = dict(zip(_COLUMNS, rows, strict=True))
+        texts = self._codes.texts()
+        columns: dict[str, Sequence[Any]] = {
+            name: [_hex(number) for number in read[name]] for name in _IDS
+        }
+        columns |= {name: [texts[code] for code in read[name]] for name in _TEXTS}
+        columns |= {
+            name: [None if number == _NULL else number for number in read[name]] for name in _COUNTS
+        }
+        columns |= {
+            name: [None if math.isnan(value) else value for value in read[name]] for name in _REALS
+        }
         return columns
 
-    def _texts(self, name: str) -> list[str | None]:
-        strings = self._strings
-        return [None if code == _NULL else strings[code] for code in self._columns[name]]
+
+class _Codes(dict[str | None, int]):
+    """Texts as small whole numbers; a new text gets the next."""
+
+    def __init__(self) -> None:
+        super().__init__({None: 0})
+
+    def __missing__(self, text: str | None) -> int:
+        code = self[text] = len(self)
+        return code
+
+    def texts(self) -> list[str | None]:
+        """Return the texts, each at its number."""
+        return [None if text is None else encodable(text) for text in self]
 
 
 def encodable(text: str) -> str:
@@ -181,15 +240,17 @@ def encodable(text: str) -> str:
     return str(text).encode("utf-8", "replace").decode()
 
 
-def _row_of(span: Span) -> dict[str, Any]:
-    row: dict[str, Any] = {column: getattr(span, column) for column in span.COLUMNS}
-    row |= {
-        "span_id": span.span_id, "parent_id": span.parent_id, "trace_id": span.trace_id,
-        "name": span.name, "start_ns": span.start_ns, "end_ns": span.end_ns,
-        "thread": span.thread, "task": span.task, "pid": os.getpid(),
-        "attributes": span.attributes,
-    }  # fmt: skip
-    return row
+_SIGN = 1 << 63
+
+
+def _id_number(span_id: str | None) -> int:
+    """Return a span id of 16 hex digits as a signed whole number, 0 for None."""
+    number = 0 if span_id is None else int(span_id, 16)
+    return number - 2 * _SIGN if number >= _SIGN else number
+
+
+def _hex(number: int) -> str | None:
+    return f"{number + 2 * _SIGN if number < 0 else number:016x}" if number else None
 
 
 def _attributes_json(attributes: Mapping[str, Any]) -> str:
@@ -211,14 +272,6 @@ def _json_value(value: Any) -> Any:
     except (TypeError, ValueError):
         return str(value)
     return value
-
-
-def _wholes(column: Iterable[int]) -> list[int | None]:
-    return [None if value == _NULL else value for value in column]
-
-
-def _reals(column: Iterable[float]) -> list[float | None]:
-    return [None if math.isnan(value) else value for value in column]
 
 
 def _self_seconds(
@@ -244,9 +297,9 @@ def _self_seconds(
     return own
 
 
-def _parse_traceparent(traceparent: str | None) -> tuple[str | None, str | None]:
-    """Return (parent's span id, trace id) of a W3C ``traceparent``, or two Nones."""
+def _parse_traceparent(traceparent: str | None) -> tuple[int, str | None]:
+    """Return (parent's span id as a number, trace id) of a W3C ``traceparent``, or (0, None)."""
     if traceparent is None:
-        return None, None
+        return 0, None
     _version, trace_id, span_id, _flags = traceparent.split("-")
-    return span_id, trace_id
+    return _id_number(span_id), trace_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import zlib
 from typing import Any
 
 import pandas as pd
@@ -17,13 +18,18 @@ from claude_pm.recording.span import activate, deactivate
 _MS = 1_000_000
 
 
+def id_of(name: str | None) -> str | None:
+    """Return 16 hex digits that stand for a name."""
+    return None if name is None else f"{zlib.crc32(name.encode()):016x}"
+
+
 def recorded_row(
     name: str, start_ms: int, end_ms: int, parent: str | None = None
 ) -> dict[str, Any]:
-    """A span as a worker reports it; its id is its name."""
+    """A span as a worker reports it; its id is made of its name."""
     unset = dict.fromkeys(schema.SPANS.column_names)
     return unset | {
-        "span_id": name, "parent_id": parent, "trace_id": "t", "name": name,
+        "span_id": id_of(name), "parent_id": id_of(parent), "trace_id": "t", "name": name,
         "start_ns": start_ms * _MS, "end_ns": end_ms * _MS, "status": "ok", "pid": 1,
         "attributes": {},
     }  # fmt: skip

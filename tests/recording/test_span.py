@@ -29,6 +29,7 @@ from claude_pm.recording import (
     span,
     traced,
 )
+from claude_pm.recording.recorder import Recorder
 from claude_pm.recording.span import Span, new_span_id, new_trace_id
 
 # perf_counter_ns divided into seconds: what is one instant may differ in the last bit.
@@ -821,7 +822,7 @@ class TestIds:
 
         for bits, last in ((0, "1"), (10, "a")):
             monkeypatch.setattr(_random, "getrandbits", lambda _n, bits=bits: bits)
-            assert new_span_id() == "0" * 15 + last
+            assert Span(Recorder(), "work", None).span_id == "0" * 15 + last
             assert new_trace_id() == "0" * 31 + last
 
     def test_unique(self) -> None:
