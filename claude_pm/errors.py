@@ -18,6 +18,8 @@
     │   │   └── ContextTooLongError  the prompt does not fit the model's context
     │   ├── ModelOverloadedError     rate limit, overload, server fault   (retried)
     │   └── ModelResponseError       an answer that is not of the Messages API
+    ├── BusError                     a handler of the message bus broke its contract
+    │   └── BusClosedError           the bus, or its orchestrator, was shut down
     ├── WorkerError                  a SUBPROCESS worker crashed or spoke nonsense
     ├── OrchestrationTimeoutError    the request took longer than it may (also a TimeoutError)
     ├── RecordingError               a profile cannot be recorded now (another profiler is on)
@@ -112,6 +114,14 @@ class ModelOverloadedError(ModelError):
 
 class ModelResponseError(ModelError):
     """The server's answer is not one of the Messages API."""
+
+
+class BusError(ClaudePMError):
+    """A handler of the message bus did not keep to what handlers have to do."""
+
+
+class BusClosedError(BusError):
+    """The bus was shut down: it takes no message, and ended this one if it was on its way."""
 
 
 class WorkerError(ClaudePMError):

@@ -52,6 +52,11 @@ class OrchestrationMetrics:
             for name in ("input_tokens", "cache_read_tokens", "output_tokens"):
                 self._counts[name] += getattr(served, name) or 0
 
+    def add_fallback(self) -> None:
+        """Count a request that is served in another mode than was chosen for it."""
+        with self._lock:
+            self._counts["fallback"] += 1
+
     def snapshot(self) -> dict[str, Any]:
         """Return the metrics as they are now; times are those of answered requests, in ms.
 

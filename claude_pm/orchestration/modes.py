@@ -15,7 +15,7 @@ class OrchestrationMode(StrEnum):
     """How requests are served.
 
     LOCAL answers in this process. SUBPROCESS starts a fresh process for every request. HYBRID
-    answers in this process, except where isolation is asked for.
+    answers in this process, except where isolation is asked for or where a worker is quicker.
     """
 
     LOCAL = "local"
@@ -25,10 +25,18 @@ class OrchestrationMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModeChoice:
-    """The mode that a request is served in (LOCAL or SUBPROCESS), and why."""
+    """The mode that a request is served in (LOCAL or SUBPROCESS), and why.
+
+    ``fresh`` is False where a worker was chosen to be quick, not to be isolated: then one that
+    has served before will do, and if no worker can be had, LOCAL.
+    """
 
     mode: OrchestrationMode
     reason: str
+    fresh: bool = True
+
+
+_LOCAL = ModeChoice(OrchestrationMode.LOCAL, "hybrid: no isolation asked for")
 
 
 def parse_mode(value: str | OrchestrationMode) -> OrchestrationMode:
@@ -44,11 +52,16 @@ def parse_mode(value: str | OrchestrationMode) -> OrchestrationMode:
         raise ModeError(f"There is no mode {value!r}; the modes are {known}.") from None
 
 
+def is_configured(settings: Settings) -> bool:
+    """Say whether the environment asks for a mode at all."""
+    return settings.force_subprocess_mode or "orchestration_mode" in settings.model_fields_set
+
+
 def configured_mode(settings: Settings) -> ModeChoice:
     """Return the mode that the environment asks for, before any request is looked at."""
     if settings.force_subprocess_mode:
         return ModeChoice(OrchestrationMode.SUBPROCESS, "CLAUDE_PM_FORCE_SUBPROCESS_MODE is set")
-    if "orchestration_mode" in settings.model_fields_set:
+    if is_configured(settings):
         return ModeChoice(
             OrchestrationMode(settings.orchestration_mode), "CLAUDE_PM_ORCHESTRATION_MODE"
         )
@@ -61,13 +74,15 @@ def choose_mode(
     *,
     requested: str | OrchestrationMode | None,
     isolated: bool | None,
+    quicker: Callable[[], ModeChoice] = lambda: _LOCAL,
 ) -> ModeChoice:
     """Return the mode to serve one request in, and why.
 
     The request's own mode goes first, then ``CLAUDE_PM_FORCE_SUBPROCESS_MODE``, then
     ``CLAUDE_PM_ORCHESTRATION_MODE``, then LOCAL. Isolation asked for on the request always means
     a process of its own; asked for in the agent's front matter, it does so in HYBRID mode, which
-    alone needs to read the agent.
+    alone needs to read the agent. Where HYBRID is free to choose, ``quicker`` does; and it is free
+    unless the request forbids a process of its own (``isolated=False``).
 
     Raises:
         ModeError: the mode does not exist, or LOCAL and isolation were both asked for.
@@ -87,4 +102,4 @@ def choose_mode(
         return asked
     if isolated is None and read_agent().isolation == "subprocess":
         return ModeChoice(OrchestrationMode.SUBPROCESS, "hybrid: the agent asks for isolation")
-    return ModeChoice(OrchestrationMode.LOCAL, "hybrid: no isolation asked for")
+    return _LOCAL if isolated is False else quicker()

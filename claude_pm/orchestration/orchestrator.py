@@ -7,22 +7,29 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from claude_pm.errors import ModeError, OrchestrationTimeoutError, RequestError
+from claude_pm.errors import ModeError, RequestError, WorkerError
 from claude_pm.models import Model, OnText, Usage, connect, fetch_weights
+from claude_pm.orchestration.hybrid_mode import HybridPolicy
 from claude_pm.orchestration.local_mode import LocalMode
-from claude_pm.orchestration.message_bus import Answer, Message, SimpleMessageBus
+from claude_pm.orchestration.message_bus import (
+    Answer,
+    BusStatistics,
+    Message,
+    SimpleMessageBus,
+)
 from claude_pm.orchestration.metrics import OrchestrationMetrics, Served
 from claude_pm.orchestration.modes import (
+    ModeChoice,
     OrchestrationMode,
     choose_mode,
     configured_mode,
     parse_mode,
 )
 from claude_pm.orchestration.subprocess_mode import SubprocessMode
-from claude_pm.recording import span
+from claude_pm.recording import current_span, span
 from claude_pm.recording.span import new_trace_id
 from claude_pm.services.agent_registry import AgentRegistry
 from claude_pm.services.context_manager import ContextManager
@@ -77,12 +84,14 @@ class Orchestrator:
         self.registry = registry if registry is not None else AgentRegistry()
         context = context if context is not None else ContextManager()
         self._own_model = model is not None
-        self._weights_are_there = False
+        # Only the default model's weights are ours to fetch.
+        self._weights_are_there = self._own_model
         self._model = model if model is not None else connect(self.settings)
         self._local = LocalMode(
             self._model, self.registry, context, use_cache=self.settings.cache_enabled
         )
         self._subprocess = SubprocessMode(self.settings, self.registry, context)
+        self._policy = HybridPolicy(self._model.concurrency or self.settings.max_workers)
         self._metrics = OrchestrationMetrics()
         self._bus = SimpleMessageBus(self.settings.max_workers)
         for name in self.registry.names():
@@ -120,38 +129,49 @@ class Orchestrator:
         Raises:
             RequestError, UnknownAgentError, ModeError: the request cannot be served as it is.
             OrchestrationTimeoutError: it took too long, and was cancelled.
+            BusClosedError: this orchestrator was closed.
             ModelError, WorkerError: the model, or the worker, could not answer.
         """
         text = _request_text(request)
         name = self.registry.resolve(agent)
         limit_s = self.settings.request_timeout if timeout is None else _seconds(timeout)
         limit_tokens = self.settings.max_tokens if max_tokens is None else _tokens(max_tokens)
-        await self._fetch_weights()
+        requested = None if mode is None else parse_mode(mode)
+        if not self._weights_are_there:
+            await self._fetch_weights()
         if not self._bus.handles(name):
             # Its file came after this orchestrator was made.
             self._bus.register_handler(name, self._answer)
         start_ns = time.perf_counter_ns()
-        requested = None if mode is None else parse_mode(mode)
         served_in = requested or self.mode
         status = "error"
         answer: Answer | None = None
         try:
             with span("orchestrate", agent=name) as root:
+                trace_id = root.trace_id or new_trace_id()
                 # Not by set(): the user's names may be those of columns.
                 root.attributes.update(attributes or {}, request=text)
-                with span("choose_mode") as current:
-                    choice = choose_mode(
-                        self.settings,
-                        lambda: self.registry.get_agent(name),
-                        requested=requested,
-                        isolated=isolated,
-                    )
-                    self._check_mode(choice.mode)
-                    current.set(mode=str(choice.mode), reason=choice.reason)
+                choice = self._choose_mode(name, requested, isolated)
                 served_in = choice.mode
-                root.set(mode=str(choice.mode))
-                message = Message(name, text, choice.mode, limit_tokens, on_text)
-                answer = await self._within(limit_s, message)
+                root.mode = str(served_in)
+                message = Message(
+                    name,
+                    text,
+                    served_in,
+                    max_tokens=limit_tokens,
+                    on_text=on_text,
+                    timeout_s=limit_s,
+                    fresh=choice.fresh,
+                    correlation_id=trace_id,
+                    sent_ns=start_ns,
+                )
+                try:
+                    answer = await self._send(message)
+                except WorkerError as error:
+                    if choice.fresh:
+                        raise
+                    served_in = self._fall_back(message, error)
+                    answer = await self._send(_sooner(message, served_in))
                 chat = answer.chat
                 ttft_s = (
                     None if chat.first_text_ns is None else (chat.first_text_ns - start_ns) / 1e9
@@ -167,25 +187,45 @@ class Orchestrator:
         finally:
             duration_s = (time.perf_counter_ns() - start_ns) / 1e9
             self._metrics.add(_served(name, str(served_in), duration_s, status, answer))
-        logger.info("Agent %s responded in %.3fs", name, duration_s)
+        if logger.isEnabledFor(logging.INFO):
+            logger.info(
+                "Agent %s responded in %.3fs",
+                name,
+                duration_s,
+                extra={
+                    "trace_id": trace_id,
+                    "agent": name,
+                    "mode": str(served_in),
+                    "duration_s": duration_s,
+                },
+            )
         return Response(
             text=chat.text,
             agent=name,
-            mode=choice.mode,
+            mode=served_in,
             model=chat.model,
             usage=chat.usage,
             stop_reason=chat.stop_reason,
             duration_s=duration_s,
             ttft_s=ttft_s,
-            trace_id=root.trace_id or new_trace_id(),
+            trace_id=trace_id,
         )
 
     def get_orchestration_metrics(self) -> dict[str, Any]:
         """Return a snapshot of what was served; see :class:`OrchestrationMetrics`."""
         return self._metrics.snapshot()
 
+    def get_bus_statistics(self) -> BusStatistics:
+        """Return a snapshot of the message bus: what waits, what is served, how it ended."""
+        return self._bus.statistics()
+
     async def aclose(self) -> None:
-        """Close the connections that this orchestrator holds in the running loop."""
+        """Let the requests on their way come to their end; then close workers and connections.
+
+        After that this orchestrator takes no more requests.
+        """
+        await self._bus.shutdown()
+        await self._subprocess.aclose()
         await self._model.aclose()
 
     async def __aenter__(self) -> Self:
@@ -196,34 +236,66 @@ class Orchestrator:
 
     async def _fetch_weights(self) -> None:
         """Fetch the default model's weights, once, before any request's time is counted."""
-        if not self._own_model and not self._weights_are_there:
-            await asyncio.to_thread(fetch_weights, self.settings)
-            self._weights_are_there = True
+        await asyncio.to_thread(fetch_weights, self.settings)
+        self._weights_are_there = True
 
-    async def _within(self, limit_s: float, message: Message) -> Answer:
+    def _choose_mode(
+        self, agent: str, requested: OrchestrationMode | None, isolated: bool | None
+    ) -> ModeChoice:
+        with span("choose_mode") as current:
+            choice = choose_mode(
+                self.settings,
+                lambda: self.registry.get_agent(agent),
+                requested=requested,
+                isolated=isolated,
+                quicker=self._quicker,
+            )
+            if choice.mode is OrchestrationMode.SUBPROCESS and self._own_model:
+                raise ModeError(
+                    "SUBPROCESS mode cannot be had with a model object: a worker process opens "
+                    "its own model from the settings. Leave out model=, or use LOCAL mode."
+                )
+            current.set(mode=str(choice.mode), reason=choice.reason)
+        return choice
+
+    def _quicker(self) -> ModeChoice:
+        if self._own_model:
+            return ModeChoice(
+                OrchestrationMode.LOCAL, "hybrid: a model object cannot go to a worker"
+            )
+        return self._policy.choose(idle_workers=self._subprocess.idle_workers)
+
+    def _fall_back(self, message: Message, error: WorkerError) -> OrchestrationMode:
+        logger.warning(
+            "Agent %s falls back to LOCAL mode: %s",
+            message.agent,
+            error,
+            extra={"trace_id": message.correlation_id, "agent": message.agent},
+        )
+        self._metrics.add_fallback()
+        root = current_span()
+        if root is not None:
+            root.set(mode=str(OrchestrationMode.LOCAL), fallback=str(error))
+        return OrchestrationMode.LOCAL
+
+    async def _send(self, message: Message) -> Answer:
+        self._policy.begun(message.mode)
         try:
-            async with asyncio.timeout(limit_s) as limit:
-                return await self._bus.request(message)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise OrchestrationTimeoutError(
-                f"The agent {message.agent} did not answer within {limit_s:g} s in "
-                f"{message.mode.name} mode and was cancelled; CLAUDE_PM_REQUEST_TIMEOUT or "
-                "timeout= allows more."
-            ) from error
+            return await self._bus.request(message)
+        finally:
+            self._policy.ended(message.mode)
 
     async def _answer(self, message: Message) -> Answer:
-        if message.mode is OrchestrationMode.SUBPROCESS:
-            return await self._subprocess.answer(message)
-        return await self._local.answer(message)
-
-    def _check_mode(self, mode: OrchestrationMode) -> None:
-        if mode is OrchestrationMode.SUBPROCESS and self._own_model:
-            raise ModeError(
-                "SUBPROCESS mode cannot be had with a model object: a worker process opens its own "
-                "model from the settings. Leave out model=, or use LOCAL mode."
-            )
+        start_ns = time.perf_counter_ns()
+        if message.mode is OrchestrationMode.LOCAL:
+            answer = await self._local.answer(message)
+            self._policy.note_local(start_ns, time.perf_counter_ns())
+        else:
+            answer = await self._subprocess.answer(message)
+            service_s = (time.perf_counter_ns() - start_ns) / 1e9
+            start_s = answer.worker_start_s
+            self._policy.note_worker(service_s - (start_s or 0.0), start_s)
+        return answer
 
 
 def create_backwards_compatible_orchestrator(**settings: Any) -> Orchestrator:
@@ -239,18 +311,27 @@ async def orchestrate_agent(agent: str, request: Request, **options: Any) -> Res
 
     See :meth:`Orchestrator.orchestrate_agent` for the options and errors.
     """
-    return await _shared_orchestrator().orchestrate_agent(agent, request, **options)
+    return await shared_orchestrator().orchestrate_agent(agent, request, **options)
 
 
 _shared: Orchestrator | None = None
 
 
-def _shared_orchestrator() -> Orchestrator:
+def shared_orchestrator() -> Orchestrator:
+    """Return the orchestrator of the module's functions; a new one when the settings changed."""
     global _shared  # noqa: PLW0603 - the one orchestrator of the module-level function
     settings = read_settings()
     if _shared is None or _shared.settings != settings:
         _shared = Orchestrator(settings)
     return _shared
+
+
+def _sooner(message: Message, mode: OrchestrationMode) -> Message:
+    """Return the message for another mode, with what is left of its time."""
+    left_s = message.timeout_s
+    if left_s is not None:
+        left_s -= (time.perf_counter_ns() - message.sent_ns) / 1e9
+    return replace(message, mode=mode, timeout_s=left_s)
 
 
 def _request_text(request: Request) -> str:

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
+import threading
 
 import pytest
 
 import claude_pm
-from claude_pm.errors import UnknownAgentError
+from claude_pm.errors import (
+    BusClosedError,
+    BusError,
+    OrchestrationTimeoutError,
+    UnknownAgentError,
+)
 from claude_pm.models import ChatResult, Usage
 from claude_pm.orchestration import OrchestrationMode, SimpleMessageBus
-from claude_pm.orchestration.message_bus import Answer, Message
+from claude_pm.orchestration.message_bus import Answer, BusStatistics, Message
+from tests.messages_server import WAIT_S
 from tests.road_fixtures import span_rows
 
 
-def message(request: str, agent: str = "qa") -> Message:
+def message(request: str, agent: str = "qa", timeout_s: float | None = None) -> Message:
     """Return a message."""
-    return Message(agent, request, OrchestrationMode.LOCAL)
+    return Message(agent, request, OrchestrationMode.LOCAL, timeout_s=timeout_s)
+
+
+def statistics(**counts: int) -> BusStatistics:
+    """Return statistics that are 0 except for these."""
+    names = [field.name for field in dataclasses.fields(BusStatistics)]
+    return BusStatistics(**dict.fromkeys(names, 0) | counts)
 
 
 def answer(text: str) -> Answer:
@@ -186,3 +200,178 @@ async def test_waiting_is_a_span() -> None:
     assert queue["parent_id"] == work["parent_id"] == outer["span_id"]
     assert json.loads(queue["attributes"]) == {"correlation_id": asked.correlation_id}
     assert queue["start_s"] + queue["duration_s"] <= work["start_s"]
+
+
+class TestTimeLimit:
+    async def test_the_handler_is_cancelled(self) -> None:
+        """A message that takes too long is an error, and its handler has ended by then."""
+        bus = SimpleMessageBus()
+        ended = []
+
+        async def handle(message: Message) -> Answer:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.append(message.request)
+            raise AssertionError
+
+        bus.register_handler("qa", handle)
+        with pytest.raises(OrchestrationTimeoutError, match=r"within 0\.01 s in LOCAL mode"):
+            await bus.request(message("?", timeout_s=0.01))
+        assert ended == ["?"]
+        assert bus.statistics() == statistics(received=1, timed_out=1, most_in_service=1)
+
+    async def test_waiting_counts(self) -> None:
+        """The time on the queue is part of the limit; who never got a place frees none."""
+        bus = SimpleMessageBus(max_workers=1)
+        office = Office(bus)
+        (first,) = send(bus, "first")
+        await settle()
+        with pytest.raises(OrchestrationTimeoutError):
+            await bus.request(message("second", timeout_s=0.01))
+        office.finish("first")
+        await first
+        (third,) = send(bus, "third")
+        await settle()
+        assert office.begun == ["first", "third"]
+        office.finish("third")
+        await third
+
+    async def test_error_of_the_handler(self) -> None:
+        """A TimeoutError of the handler's own is not the limit's."""
+        bus = SimpleMessageBus()
+        office = Office(bus)
+        (task,) = send(bus, "a")
+        await settle()
+        office.finish("a", TimeoutError("of my own"))
+        with pytest.raises(TimeoutError, match="of my own") as caught:
+            await task
+        assert type(caught.value) is TimeoutError
+        assert bus.statistics().failed == 1
+
+
+class TestBackPressure:
+    async def test_bounded(self) -> None:
+        """No more wait on the bus than may; further senders are held back, in order."""
+        bus = SimpleMessageBus(max_workers=1, max_queued=2)
+        office = Office(bus)
+        requests = [str(number) for number in range(7)]
+        tasks = send(bus, *requests)
+        await settle()
+        seen = bus.statistics()
+        assert (seen.in_service, seen.queued, seen.held_back) == (1, 2, 4)
+        for request in requests:
+            await settle()
+            assert bus.statistics().queued <= 2
+            office.finish(request)
+        assert [(await task).chat.text for task in tasks] == requests
+        assert bus.statistics() == statistics(received=7, answered=7, most_in_service=1)
+
+    async def test_cancelled_senders(self) -> None:
+        """Whoever gives up, wherever it waits, leaves its place to others."""
+        bus = SimpleMessageBus(max_workers=1, max_queued=1)
+        office = Office(bus)
+        tasks = send(bus, "served", "queued", "held", "last")
+        await settle()
+        for task in tasks[:3]:
+            task.cancel()
+        await settle()
+        assert office.begun == ["served", "last"]
+        office.finish("last")
+        assert (await tasks[3]).chat.text == "last"
+        assert bus.statistics() == statistics(
+            received=4, answered=1, cancelled=3, most_in_service=1
+        )
+
+
+class TestErrors:
+    async def test_stay_errors(self) -> None:
+        """What a handler raises reaches its sender as it was raised, and nobody else."""
+        bus = SimpleMessageBus()
+        office = Office(bus)
+        bad, good = send(bus, "bad", "good")
+        await settle()
+        office.finish("bad", ZeroDivisionError("mine"))
+        office.finish("good")
+        with pytest.raises(ZeroDivisionError, match="mine"):
+            await bad
+        assert (await good).chat.text == "good"
+
+    async def test_cancelled_from_within(self) -> None:
+        """A handler that is cancelled by another than its sender is an error of its own."""
+        bus = SimpleMessageBus()
+
+        async def handle(message: Message) -> Answer:
+            raise asyncio.CancelledError
+
+        bus.register_handler("qa", handle)
+        with pytest.raises(BusError, match="handler of qa was cancelled from within"):
+            await bus.request(message("?"))
+        assert bus.statistics().failed == 1
+
+
+class TestShutdown:
+    async def test_drains(self) -> None:
+        """What was taken comes to its end; nothing more is taken."""
+        bus = SimpleMessageBus(max_workers=1)
+        office = Office(bus)
+        tasks = send(bus, "a", "b")
+        await settle()
+        ending = asyncio.create_task(bus.shutdown())
+        await settle()
+        with pytest.raises(BusClosedError, match="Make a new orchestrator"):
+            await bus.request(message("late"))
+        assert not ending.done()
+        for request in ("a", "b"):
+            office.finish(request)
+            await settle()
+        assert [(await task).chat.text for task in tasks] == ["a", "b"]
+        await ending
+
+    async def test_cancels(self) -> None:
+        """Or everything ends at once: handlers are cancelled, senders told why."""
+        bus = SimpleMessageBus(max_workers=1)
+        office = Office(bus)
+        tasks = send(bus, "served", "queued")
+        await settle()
+        await bus.shutdown(drain=False)
+        for task in tasks:
+            with pytest.raises(BusClosedError, match="cancelled: the bus was shut down"):
+                await task
+        assert office.begun == ["served"]
+        assert bus.statistics() == statistics(received=2, cancelled=2, most_in_service=1)
+        await bus.shutdown()
+
+    async def test_of_another_loop(self) -> None:
+        """Messages of other threads' loops are ended too."""
+        bus = SimpleMessageBus()
+        begun = threading.Event()
+
+        async def handle(message: Message) -> Answer:
+            begun.set()
+            await asyncio.sleep(60)
+            raise AssertionError
+
+        bus.register_handler("qa", handle)
+        elsewhere = asyncio.create_task(
+            asyncio.to_thread(asyncio.run, bus.request(message("far away")))
+        )
+        await asyncio.to_thread(begun.wait, WAIT_S)
+        await bus.shutdown(drain=False)
+        with pytest.raises(BusClosedError):
+            await elsewhere
+
+
+async def test_statistics_are_a_snapshot() -> None:
+    """What was read does not change any more, by whatever the bus does or the reader tries."""
+    bus = SimpleMessageBus()
+    before = bus.statistics()
+    office = Office(bus)
+    (task,) = send(bus, "a")
+    await settle()
+    assert before == statistics()
+    assert bus.statistics() == statistics(received=1, in_service=1, most_in_service=1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        before.received = 5  # type: ignore[misc]
+    office.finish("a")
+    await task

@@ -11,11 +11,13 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import claude_pm
 from claude_pm.errors import (
     AgentFileError,
+    BusClosedError,
     ModeError,
     ModelOverloadedError,
     ModelRequestError,
@@ -367,7 +369,9 @@ class TestModes:
         assert orchestrator.mode is HYBRID
         response, spans = await ask(orchestrator, "qa")
         assert response.mode is LOCAL
-        assert json.loads(spans[1]["attributes"])["reason"] == "hybrid: no isolation asked for"
+        assert json.loads(spans[1]["attributes"])["reason"] == (
+            "hybrid: a model object cannot go to a worker"
+        )
         with pytest.raises(ModeError):
             await orchestrator.orchestrate_agent("security", "Hello?")
         response = await orchestrator.orchestrate_agent("security", "Hello?", isolated=False)
@@ -468,14 +472,15 @@ class TestMaking:
         await shared.aclose()
 
     async def test_block(self, server: MessagesServer) -> None:
-        """As a block it closes its connections in the end."""
-        server.script(api.stream(api.start(), api.delta("Hi"), api.STOP), api.answer("ok"))
+        """As a block it closes its connections in the end, and takes no more requests."""
+        server.script(api.stream(api.start(), api.delta("Hi"), api.STOP))
         async with Orchestrator(read_settings(base_url=server.url)) as orchestrator:
             assert (await orchestrator.orchestrate_agent("qa", "Hello?")).usage == Usage()
-        async with orchestrator:
+        (port,) = {received.port for received in server.received}
+        here = psutil.Process().net_connections()
+        assert not [c for c in here if c.laddr.port == port and c.status == "ESTABLISHED"]
+        with pytest.raises(BusClosedError, match="Make a new orchestrator"):
             await orchestrator.orchestrate_agent("qa", "Hello?")
-        ports = [received.port for received in server.received if received.method == "POST"]
-        assert len(set(ports)) == 2
 
 
 @pytest.mark.parametrize(
