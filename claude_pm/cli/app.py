@@ -7,7 +7,7 @@ from importlib import metadata
 
 import typer
 
-from claude_pm.cli import agents, doctor, models, orchestrate, profile, profiles, report
+from claude_pm.cli import agents, batch, doctor, models, orchestrate, profile, profiles, report
 from claude_pm.errors import ClaudePMError
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("orchestrate")(orchestrate.orchestrate)
+app.command("batch")(batch.batch)
 app.command(
     "profile",
     # What stands behind the script's name is the script's.

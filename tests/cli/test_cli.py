@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import claude_pm
+from tests import messages_server as api
+from tests.messages_server import MessagesServer
 
 COMMAND = Path(sys.executable).with_name("claude-pm")
 
@@ -46,6 +49,64 @@ class TestAgents:
         text = run("agents", "show", "data-engineer").stdout
         assert shown["prompt"] in text
         assert f"max_tokens {shown['max_tokens']}" in text
+
+
+class TestBatch:
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        """Three queries, the second to an agent that is not there."""
+        path = tmp_path / "questions.jsonl"
+        agents = ("qa", "nobody", "ops")
+        path.write_text(
+            "".join(json.dumps({"agent": name, "request": "Hello?"}) + "\n" for name in agents)
+        )
+        return path
+
+    def test_resumes(self, file: Path, server: MessagesServer) -> None:
+        """What failed makes the exit code 1; the next run asks only that."""
+        environment = {"CLAUDE_PM_BASE_URL": server.url, "CLAUDE_PM_MODEL": "m"}
+        server.script(api.answer("one"), api.answer("three"))
+        done = run("batch", str(file), cwd=file.parent, **environment)
+        results = file.with_name("questions.results.jsonl")
+        assert (done.returncode, done.stdout) == (1, f"3 asked, 1 failed: {results}\n")
+        file.write_text(file.read_text().replace("nobody", "research"))
+        server.script(api.answer("two"))
+        done = run("batch", str(file), "--json", "--save", cwd=file.parent, **environment)
+        assert done.returncode == 0
+        report = json.loads(done.stdout)
+        assert (report["asked"], report["answered_before"], report["failed"]) == (1, 2, 0)
+        assert claude_pm.load(report["profile"]).spans["name"].iloc[0] == "batch"
+        lines = [json.loads(line) for line in results.read_text().splitlines()]
+        assert [line["agent"] for line in lines] == ["qa", "research", "ops"]
+        assert len(server.received) == 3
+
+    def test_interrupted(self, file: Path, server: MessagesServer) -> None:
+        """Ctrl-C keeps what was answered, and says how to go on."""
+        server.script(api.answer("one"), api.SILENT)
+        process = subprocess.Popen(
+            [COMMAND, "batch", str(file), "--concurrency", "1"],
+            cwd=file.parent,
+            env={**os.environ, "CLAUDE_PM_BASE_URL": server.url, "CLAUDE_PM_MODEL": "m"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        server.wait_for_requests(2)
+        process.send_signal(signal.SIGINT)
+        shown, said = process.communicate(timeout=60)
+        assert (process.returncode, shown) == (130, "")
+        assert "Run it again" in said
+        assert "Traceback" not in said
+        lines = file.with_name("questions.results.jsonl").read_text().splitlines()
+        assert [json.loads(line)["status"] for line in lines] == ["ok", "error"]
+
+    def test_bad_file(self, file: Path) -> None:
+        """A line that is no query is one sentence, with its number."""
+        file.write_text("hello\n")
+        done = run("batch", str(file), cwd=file.parent)
+        assert done.returncode == 1
+        assert f"claude-pm: {file}, line 1 is no JSON" in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 class TestProfile:
