@@ -12,10 +12,11 @@ from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import DisplayHandle
 
-from claude_pm.errors import RequestError
+from claude_pm.errors import RequestError, UnknownAgentError
 from claude_pm.notebook.options import or_none, recording_options, whole_from_one
 from claude_pm.notebook.results import Keeping, keep
-from claude_pm.orchestration import OrchestrationMode, Orchestrator
+from claude_pm.orchestration import OrchestrationMode, Orchestrator, batch_orchestrate
+from claude_pm.orchestration.batch import Outcome
 from claude_pm.orchestration.modes import parse_mode
 from claude_pm.recording import ProfileSession
 from claude_pm.settings import Settings, read_settings
@@ -39,9 +40,10 @@ class OrchestrateMagics(Magics):
 
     @no_var_expand
     @magic_arguments()
-    @argument("agent", help="the agent's name; `claude-pm agents list` shows them")
+    @argument("agent", nargs="?", help="the agent's name; `claude-pm agents list` shows them")
     @argument("--mode", help="local, subprocess or hybrid, or several with commas between")
     @argument("--repeat", type=whole_from_one, default=1, help="ask so many times in each mode")
+    @argument("--batch", action="store_true", help="each line of the cell is `agent: request`")
     @argument("--model", help="as CLAUDE_PM_MODEL: embedded, a model's name, or a .gguf file")
     @argument("--max-tokens", type=whole_from_one, help="output limit (default: the agent's own)")
     @argument("--timeout", type=float, help="limit in seconds for each request")
@@ -56,8 +58,14 @@ class OrchestrateMagics(Magics):
             Explain what this project does in three sentences.
 
         One request shows its answer as it comes. Several modes or repeats are asked in turns, so
-        that what disturbs the machine disturbs all modes alike. The value is the profile; it is
-        kept in ``claude_pm.last()`` and under ``--as`` too.
+        that what disturbs the machine disturbs all modes alike. With ``--batch`` each line is a
+        request of its own, ``agent: request``, and several are served at the same time::
+
+            %%orchestrate --batch
+            qa: What would you test first?
+            ops: What would you watch in production?
+
+        The value is the profile; it is kept in ``claude_pm.last()`` and under ``--as`` too.
         """
         values = parse_argstring(OrchestrateMagics.orchestrate, line)
         request = cell.strip()
@@ -65,18 +73,29 @@ class OrchestrateMagics(Magics):
             raise RequestError("The request is empty: write it below the %%orchestrate line.")
         modes = _modes(values.mode)
         orchestrator = self._orchestrator_for(values.model)
-        agent = orchestrator.registry.resolve(values.agent)
+        options = {"timeout": values.timeout, "max_tokens": values.max_tokens}
+        if values.batch:
+            if len(modes) * values.repeat > 1:
+                raise UsageError("--batch goes with one mode and without --repeat.")
+            queries = _queries(orchestrator, values.agent, request)
+            name = "orchestrate batch"
+        elif values.agent is None:
+            raise UsageError("%%orchestrate needs the name of an agent.")
+        else:
+            agent = orchestrator.registry.resolve(values.agent)
+            name = f"orchestrate {agent}"
         session = ProfileSession(
-            f"orchestrate {agent}",
+            name,
             cpu=or_none(values.cpu),
             memory=or_none(values.memory),
             source=f"%%orchestrate {line}\n{cell}",
         )
-        options = {"timeout": values.timeout, "max_tokens": values.max_tokens}
         session.start()
         try:
             async with _interruptible():
-                if len(modes) * values.repeat == 1:
+                if values.batch:
+                    await _ask_batch(orchestrator, queries, {**options, "mode": modes[0]})
+                elif len(modes) * values.repeat == 1:
                     await _ask_and_print(
                         self._shell, orchestrator, agent, request, modes[0], options
                     )
@@ -154,6 +173,56 @@ async def _ask_in_turns(
             shown.update(
                 {"text/plain": f"{done} of {total} answered; the last in {last}"}, raw=True
             )
+
+
+async def _ask_batch(
+    orchestrator: Orchestrator, queries: list[dict[str, str]], options: dict[str, Any]
+) -> None:
+    shown = DisplayHandle()
+    shown.display({"text/plain": f"0 of {len(queries)} answered"}, raw=True)
+    done = failed = 0
+
+    def show(_position: int, outcome: Outcome) -> None:
+        nonlocal done, failed
+        done += 1
+        failed += isinstance(outcome, Exception)
+        failures = f", {failed} failed" if failed else ""
+        shown.update(
+            {"text/plain": f"{done - failed} of {len(queries)} answered{failures}"}, raw=True
+        )
+
+    outcomes = await batch_orchestrate(
+        [{**query, **options} for query in queries], orchestrator=orchestrator, on_result=show
+    )
+    for query, outcome in zip(queries, outcomes, strict=True):
+        said = (
+            f"{type(outcome).__name__}: {outcome}"
+            if isinstance(outcome, Exception)
+            else outcome.text.strip()
+        )
+        print(f"{query['agent']}: {query['request']}\n{said}\n")
+
+
+def _queries(orchestrator: Orchestrator, agent: str | None, cell: str) -> list[dict[str, str]]:
+    """Return the queries of a cell: ``agent: request`` a line, or just requests to ``agent``."""
+    queries = []
+    for line in filter(None, map(str.strip, cell.splitlines())):
+        before, _, after = map(str.strip, line.partition(":"))
+        if agent is not None and not _is_agent(orchestrator, before):
+            # Any colon in it is the request's own.
+            before, after = agent, line
+        if not after:
+            raise RequestError(f"{line!r} is no query: write `agent: request` on each line.")
+        queries.append({"agent": orchestrator.registry.resolve(before), "request": after})
+    return queries
+
+
+def _is_agent(orchestrator: Orchestrator, name: str) -> bool:
+    try:
+        orchestrator.registry.resolve(name)
+    except UnknownAgentError:
+        return False
+    return True
 
 
 def _modes(text: str | None) -> list[OrchestrationMode | None]:

@@ -53,6 +53,27 @@ class TestAnswer:
         assert told[2][0] > 100
         assert told[2][1:3] == [0, 0]
 
+    def test_batch(self, kernel: Kernel) -> None:
+        """Each line is a request of its own; one that fails does not lose the rest."""
+        ran = kernel.run(
+            "%%orchestrate research --batch --max-tokens 3 --as many\n"
+            "qa: Say hello.\n\n"
+            "Version-Control: Say: hello.\n"
+            "Note: this goes to research."
+        )
+        assert ran.error is None, ran.traceback
+        asked = ["qa: Say hello.", "version_control: Say: hello.", "research: Note: this goes to"]
+        assert all(line in ran.stdout for line in asked)
+        told = json.loads(
+            kernel.run(
+                "t = many.spans\n"
+                "asked = t[t['name'] == 'orchestrate'].sort_values('start_s')\n"
+                "print(json.dumps([t['name'].iloc[0], sorted(asked['agent']),"
+                " asked['status'].unique().tolist()]))"
+            ).stdout
+        )
+        assert told == ["batch", ["qa", "research", "version_control"], ["ok"]]
+
     def test_own_loop(self, kernel: Kernel) -> None:
         """The request runs on the kernel's own loop: the notebook's tasks go on meanwhile."""
         kernel.run(
