@@ -41,7 +41,7 @@ class WarmedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class PreloadReport:
-    """What a preload did; ``warmed`` is empty where no model is attached.
+    """What a preload did; ``warmed`` is empty where no model was to be warmed.
 
     ``hits`` of the ``agents`` were held already, ``misses`` were read from their files;
     ``prompt_bytes`` is the size of all their prompts.
@@ -128,7 +128,7 @@ class SharedPromptCache:
         self._bytes = 0
         self._hits = self._misses = self._evictions = self._expirations = 0
         self._loader: AgentLoader | None = None
-        self._warm: Callable[[], WarmModel | None] = _nothing
+        self._warm: Callable[[], WarmModel | None] = _configured_model
 
     def get(self, agent_name: str) -> str | None:
         """Return the prompt held for an agent, or None. It does not look at the agent's file."""
@@ -203,20 +203,24 @@ class SharedPromptCache:
     def warm_with(self, warm: WarmModel | None) -> None:
         """Warm the model with ``warm`` when prompts are preloaded; the newest wins.
 
-        A bound method is held weakly, so that the cache does not keep its object alive.
+        None warms no model. A bound method is held weakly, so that the cache does not keep its
+        object alive; when that is gone, the model that the settings name is warmed again.
         """
         if warm is None:
-            self._warm = _nothing
+            self._warm = lambda: None
         elif inspect.ismethod(warm):
-            self._warm = weakref.WeakMethod(warm)
+            method = weakref.WeakMethod(warm)
+            self._warm = lambda: method() or _configured_model()
         else:
             self._warm = lambda: warm
 
     def preload_agent_prompts(self, agent_names: Iterable[str]) -> PreloadReport:
-        """Load the agents' prompts and, where a model is attached, have it prefill them.
+        """Load the agents' prompts, and have the model prefill them.
 
-        It returns when all is done, also inside Jupyter: the model is warmed in a thread with an
-        event loop of its own. In a coroutine, await :meth:`apreload_agent_prompts`.
+        The model is that of the orchestrator whose registry uses this cache, or else the one that
+        the settings name; with CLAUDE_PM_CACHE_ENABLED=false it is none. This returns when all is
+        done, also inside Jupyter: the model is warmed in a thread with an event loop of its own.
+        In a coroutine, await :meth:`apreload_agent_prompts`.
 
         Raises:
             UnknownAgentError: one of the names is unknown; nothing was loaded.
@@ -302,8 +306,11 @@ class SharedPromptCache:
             self._bytes -= entry.size
 
 
-def _nothing() -> None:
-    return None
+def _configured_model() -> WarmModel:
+    # When first needed: it brings the models with it.
+    from claude_pm.services.prefix_warming import warm_configured_model
+
+    return warm_configured_model
 
 
 def _checked_hours(hours: float) -> float:

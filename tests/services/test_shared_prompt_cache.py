@@ -26,6 +26,8 @@ from claude_pm.errors import (
 )
 from claude_pm.services.agent_registry import AgentRegistry
 from claude_pm.services.shared_prompt_cache import SharedPromptCache, WarmedPrompt
+from tests import messages_server as api
+from tests.messages_server import MessagesServer
 from tests.road_fixtures import write_agent
 
 HOUR = 3600.0
@@ -180,17 +182,36 @@ def cache(tmp_path: Path) -> SharedPromptCache:
 
 
 class TestPreload:
-    def test_as_the_guide_has_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Three lines, and the prompts are held."""
+    def test_as_the_guide_has_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: MessagesServer
+    ) -> None:
+        """Three lines, and the prompts are held here and in the model that the settings name."""
         monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("CLAUDE_PM_BASE_URL", server.url)
+        monkeypatch.setenv("CLAUDE_PM_MODEL", "m")
+        server.script(*[api.answer("ok")] * 3)
         cache = SharedPromptCache()
         registry = AgentRegistry(prompt_cache=cache)
         cache.preload_agent_prompts(["documentation", "qa", "engineer"])
         assert registry.load("documentation")[1] == "hit"
         assert cache.get("engineer") == registry.get_agent("engineer").prompt
+        asked = [received.body for received in server.received]
+        assert [body["max_tokens"] for body in asked] == [1, 1, 1]
+        assert asked[2]["system"][0]["text"] == cache.get("engineer")
+
+    def test_caches_switched_off(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: MessagesServer
+    ) -> None:
+        """With CLAUDE_PM_CACHE_ENABLED=false no model is warmed."""
+        monkeypatch.setenv("CLAUDE_PM_BASE_URL", server.url)
+        monkeypatch.setenv("CLAUDE_PM_CACHE_ENABLED", "false")
+        report = SharedPromptCache().preload_agent_prompts(["qa"])
+        assert (report.agents, report.warmed, server.received) == (("qa",), (), [])
 
     def test_text_alone(self, cache: SharedPromptCache) -> None:
         """Without a model the texts are loaded, each once, under the agents' own names."""
+        cache.warm_with(None)
         cache.get("nobody")
         report = cache.preload_agent_prompts(["QA", "qa", "ops"])
         assert report.agents == ("qa", "ops")
@@ -205,6 +226,7 @@ class TestPreload:
         monkeypatch.chdir(tmp_path)
         write_agent(tmp_path / ".claude-pm" / "agents", "qa", "Of the project.")
         cache = SharedPromptCache()
+        cache.warm_with(None)
         assert cache.preload_agent_prompts(["qa"]).agents == ("qa",)
         assert cache.get("qa") == "Of the project."
 
@@ -284,7 +306,6 @@ class TestPreload:
         del second
         gc.collect()
         assert gone() is None
-        assert cache.preload_agent_prompts(["qa"]).warmed == ()
 
     def test_interrupted(self, cache: SharedPromptCache) -> None:
         """Ctrl-C ends it at once, and the warming too."""

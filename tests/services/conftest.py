@@ -1,0 +1,5 @@
+"""Fixtures of the services' tests."""
+
+from tests.road_fixtures import server
+
+__all__ = ["server"]
