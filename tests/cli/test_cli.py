@@ -254,6 +254,18 @@ class TestWithTheModel:
         findings = {finding["what"]: finding for finding in json.loads(done.stdout)}
         assert done.returncode == 0, findings
         assert "SmolLM2" in findings["model"]["seen"]
+        assert "in LOCAL mode" in findings["model"]["seen"]
+        assert findings["settings"]["seen"] == "LOCAL mode (default), model embedded"
+        assert findings["settings"]["warning"] is None
+        assert "4 requests at once, 60 s each" in findings["limits"]["seen"]
+
+    def test_doctor_says_what_makes_it_slow(self) -> None:
+        """Each setting that costs time is named with what to do, and it is no failure."""
+        done = run("doctor", CLAUDE_PM_FORCE_SUBPROCESS_MODE="1", CLAUDE_PM_CACHE_ENABLED="false")
+        assert done.returncode == 0, done.stdout
+        assert "SUBPROCESS mode (CLAUDE_PM_FORCE_SUBPROCESS_MODE is set)" in done.stdout
+        assert "unset CLAUDE_PM_FORCE_SUBPROCESS_MODE" in done.stdout
+        assert "unset CLAUDE_PM_CACHE_ENABLED" in done.stdout
 
     def test_doctor_finds_what_is_wrong(self, tmp_path: Path) -> None:
         """A model that cannot be had is a failure with its sentence, and exit code 1."""
