@@ -7,7 +7,17 @@ from importlib import metadata
 
 import typer
 
-from claude_pm.cli import agents, batch, doctor, models, orchestrate, profile, profiles, report
+from claude_pm.cli import (
+    agents,
+    batch,
+    bench,
+    doctor,
+    models,
+    orchestrate,
+    profile,
+    profiles,
+    report,
+)
 from claude_pm.errors import ClaudePMError
 
 app = typer.Typer(
@@ -24,6 +34,7 @@ app.command(
     context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
 )(profile.profile_script)
 app.command("report")(report.report)
+app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.add_typer(profiles.app, name="profiles")
 app.add_typer(agents.app, name="agents")

@@ -93,9 +93,8 @@ class Orchestrator:
         self._subprocess = SubprocessMode(self.settings, self.registry, context)
         self._policy = HybridPolicy(self._model.concurrency or self.settings.max_workers)
         self._metrics = OrchestrationMetrics()
-        self._bus = SimpleMessageBus(self.settings.max_workers)
-        for name in self.registry.names():
-            self._bus.register_handler(name, self._answer)
+        self._message_bus = SimpleMessageBus(self.settings.max_workers)
+        self._register_default_agent_handlers()
 
     @property
     def mode(self) -> OrchestrationMode:
@@ -139,9 +138,9 @@ class Orchestrator:
         requested = None if mode is None else parse_mode(mode)
         if not self._weights_are_there:
             await self._fetch_weights()
-        if not self._bus.handles(name):
+        if not self._message_bus.handles(name):
             # Its file came after this orchestrator was made.
-            self._bus.register_handler(name, self._answer)
+            self._message_bus.register_handler(name, self._answer)
         start_ns = time.perf_counter_ns()
         served_in = requested or self.mode
         status = "error"
@@ -217,14 +216,14 @@ class Orchestrator:
 
     def get_bus_statistics(self) -> BusStatistics:
         """Return a snapshot of the message bus: what waits, what is served, how it ended."""
-        return self._bus.statistics()
+        return self._message_bus.statistics()
 
     async def aclose(self) -> None:
         """Let the requests on their way come to their end; then close workers and connections.
 
         After that this orchestrator takes no more requests.
         """
-        await self._bus.shutdown()
+        await self._message_bus.shutdown()
         await self._subprocess.aclose()
         await self._model.aclose()
 
@@ -233,6 +232,11 @@ class Orchestrator:
 
     async def __aexit__(self, *_error: object) -> None:
         await self.aclose()
+
+    def _register_default_agent_handlers(self) -> None:
+        """Let this orchestrator answer for every agent that there is."""
+        for name in self.registry.names():
+            self._message_bus.register_handler(name, self._answer)
 
     async def _fetch_weights(self) -> None:
         """Fetch the default model's weights, once, before any request's time is counted."""
@@ -281,7 +285,7 @@ class Orchestrator:
     async def _send(self, message: Message) -> Answer:
         self._policy.begun(message.mode)
         try:
-            return await self._bus.request(message)
+            return await self._message_bus.request(message)
         finally:
             self._policy.ended(message.mode)
 
