@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -208,8 +207,11 @@ class _Desk:
         try:
             async with limit:
                 self._limits.add(limit)
-                async with self._place(message):
+                await self._enter(message)
+                try:
                     answer = await handler(message)
+                finally:
+                    self._leave()
         except TimeoutError as error:
             if not limit.expired():
                 raise
@@ -240,8 +242,8 @@ class _Desk:
             self._limits.discard(limit)
             counts[outcome] += 1
 
-    @asynccontextmanager
-    async def _place(self, message: Message) -> AsyncIterator[None]:
+    async def _enter(self, message: Message) -> None:
+        """Wait for a place on the queue, and then for one of the workers."""
         with span("queue", correlation_id=message.correlation_id):
             self.held_back += 1
             try:
@@ -258,9 +260,8 @@ class _Desk:
                 self.queued -= 1
         self.in_service += 1
         self.most_in_service = max(self.most_in_service, self.in_service)
-        try:
-            yield
-        finally:
-            self.in_service -= 1
-            self._workers.release()
-            self._room.release()
+
+    def _leave(self) -> None:
+        self.in_service -= 1
+        self._workers.release()
+        self._room.release()

@@ -132,15 +132,12 @@ class Orchestrator:
             ModelError, WorkerError: the model, or the worker, could not answer.
         """
         text = _request_text(request)
-        name = self.registry.resolve(agent)
+        name = self._own_name(agent)
         limit_s = self.settings.request_timeout if timeout is None else _seconds(timeout)
         limit_tokens = self.settings.max_tokens if max_tokens is None else _tokens(max_tokens)
         requested = None if mode is None else parse_mode(mode)
         if not self._weights_are_there:
             await self._fetch_weights()
-        if not self._message_bus.handles(name):
-            # Its file came after this orchestrator was made.
-            self._message_bus.register_handler(name, self._answer)
         start_ns = time.perf_counter_ns()
         served_in = requested or self.mode
         status = "error"
@@ -232,6 +229,21 @@ class Orchestrator:
 
     async def __aexit__(self, *_error: object) -> None:
         await self.aclose()
+
+    def _own_name(self, agent: str) -> str:
+        """Return the name under which the agent has a handler on the bus."""
+        try:
+            if self._message_bus.handles(agent):
+                # That its file is still there is seen when it is loaded.
+                return agent
+        except TypeError:
+            # No text at all: the registry has the sentence for it.
+            pass
+        name = self.registry.resolve(agent)
+        if not self._message_bus.handles(name):
+            # Its file came after this orchestrator was made.
+            self._message_bus.register_handler(name, self._answer)
+        return name
 
     def _register_default_agent_handlers(self) -> None:
         """Let this orchestrator answer for every agent that there is."""

@@ -34,11 +34,13 @@ _COUNTS = (
     "output_tokens", "pid",
 )  # fmt: skip
 _REALS = ("ttft_s", "cost_usd")
-_COLUMNS = (*_IDS, *_TEXTS, *_COUNTS, *_REALS)
-_ROW = struct.Struct(f"={len(_COLUMNS) - len(_REALS)}q{len(_REALS)}d")
+_COLUMNS = (*_IDS, *_TEXTS, "attributes", *_COUNTS, *_REALS)
+_ROW = struct.Struct(f"=2Q{len(_TEXTS) + 1}I{len(_COUNTS)}q{len(_REALS)}d")
 _NAN = math.nan
 # Values that nobody can change after they were recorded: their JSON can wait.
 _IMMUTABLE = frozenset({str, int, float, bool, type(None)})
+# Attributes that are looked for again; those of later spans are held one by one.
+_SHARED = 1000
 # The rank of an answer to "was a model called?": a mixture is as good as its best part.
 _MODEL_USES = ("not called", "replayed", "live")
 
@@ -66,8 +68,9 @@ class Recorder:
         self._lock = threading.Lock()
         self._open: dict[int, Span] = {}
         self._codes = _Codes()
-        self._rows = array("q")
-        self._attributes: dict[int, Mapping[str, Any] | str] = {}
+        # An array grows by eighths; most other buffers double.
+        self._rows = array("I")
+        self._attributes = _Attributes()
 
     @property
     def finished(self) -> bool:
@@ -120,18 +123,17 @@ class Recorder:
         """Return the recorded spans, one dict each, times as ``start_ns`` and ``end_ns``."""
         with self._lock:
             columns = self._read_columns()
-            return [
-                {name: column[i] for name, column in columns.items()}
-                | {"attributes": json.loads(self._attributes_json(i))}
-                for i in range(len(columns["start_ns"]))
-            ]
+        return [
+            {name: column[i] for name, column in columns.items()}
+            | {"attributes": json.loads(columns["attributes"][i])}
+            for i in range(len(columns["start_ns"]))
+        ]
 
     def spans_frame(self) -> pd.DataFrame:
         """Return the ``spans`` table, ordered by start."""
         with self._lock:
             columns = self._read_columns()
-            starts, ends = columns["start_ns"], columns["end_ns"]
-            columns["attributes"] = [self._attributes_json(i) for i in range(len(starts))]
+        starts, ends = columns["start_ns"], columns["end_ns"]
         columns["start_s"] = [(start - self.origin_ns) / 1e9 for start in starts]
         columns["duration_s"] = [
             (end - start) / 1e9 for start, end in zip(starts, ends, strict=True)
@@ -149,8 +151,9 @@ class Recorder:
         attributes: Mapping[str, Any] | None = None,
     ) -> None:
         codes = self._codes
-        self._append(
-            attributes if attributes is not None else span.recorded_attributes,
+        if attributes is None:
+            attributes = span.recorded_attributes
+        self._rows.frombytes(
             _ROW.pack(
                 span.id_number,
                 span.parent_number,
@@ -164,6 +167,7 @@ class Recorder:
                 codes[span.cache],
                 codes[span.thread],
                 codes[span.task],
+                self._attributes.code(attributes) if attributes else 0,
                 span.start_ns,
                 span.end_ns if end_ns is None else end_ns,
                 _NULL if span.input_tokens is None else span.input_tokens,
@@ -173,44 +177,32 @@ class Recorder:
                 self._pid,
                 _NAN if span.ttft_s is None else span.ttft_s,
                 _NAN if span.cost_usd is None else span.cost_usd,
-            ),
+            )
         )
 
     def _append_row(self, row: Mapping[str, Any]) -> None:
         """Append a row of :meth:`rows`."""
         try:
             packed = _ROW.pack(
-                *(_id_number(row[name]) for name in _IDS),
+                *(0 if row[name] is None else int(row[name], 16) for name in _IDS),
                 *(self._codes[row[name]] for name in _TEXTS),
+                self._attributes.code(row["attributes"]),
                 *(_NULL if row[name] is None else row[name] for name in _COUNTS),
                 *(_NAN if row[name] is None else row[name] for name in _REALS),
             )
         except struct.error as error:
             raise TypeError(f"A span has a value that its column cannot hold: {error}.") from None
-        self._append(row["attributes"], packed)
-
-    def _append(self, attributes: Mapping[str, Any] | None, row: bytes) -> None:
-        number = len(self._rows) * self._rows.itemsize // _ROW.size
-        self._rows.frombytes(row)
-        if attributes:
-            for value in attributes.values():
-                if type(value) not in _IMMUTABLE:
-                    self._attributes[number] = _attributes_json(attributes)
-                    return
-            self._attributes[number] = attributes
-
-    def _attributes_json(self, row: int) -> str:
-        held = self._attributes.get(row, "{}")
-        return held if isinstance(held, str) else _attributes_json(held)
+        self._rows.frombytes(packed)
 
     def _read_columns(self) -> dict[str, Sequence[Any]]:
         rows = list(zip(*_ROW.iter_unpack(self._rows), strict=True)) or [()] * len(_COLUMNS)
         read = dict(zip(_COLUMNS, rows, strict=True))
-        texts = self._codes.texts()
+        texts, attributes = self._codes.texts(), self._attributes.texts()
         columns: dict[str, Sequence[Any]] = {
-            name: [_hex(number) for number in read[name]] for name in _IDS
+            name: [f"{number:016x}" if number else None for number in read[name]] for name in _IDS
         }
         columns |= {name: [texts[code] for code in read[name]] for name in _TEXTS}
+        columns["attributes"] = [attributes[code] for code in read["attributes"]]
         columns |= {
             name: [None if number == _NULL else number for number in read[name]] for name in _COUNTS
         }
@@ -235,22 +227,40 @@ class _Codes(dict[str | None, int]):
         return [None if text is None else encodable(text) for text in self]
 
 
+class _Attributes:
+    """Spans' attributes by small whole numbers; 0 stands for none."""
+
+    def __init__(self) -> None:
+        self._held: list[Mapping[str, Any] | str] = ["{}"]
+        self._shared: dict[tuple[Any, ...], int] = {}
+
+    def code(self, attributes: Mapping[str, Any]) -> int:
+        """Return the number of these attributes; most spans of a name have the same."""
+        values = attributes.values()
+        types = tuple(map(type, values))
+        if not _IMMUTABLE.issuperset(types):
+            return self._hold(_attributes_json(attributes))
+        # With the types: 1, 1.0 and True are equal, but not the same JSON.
+        key = (*attributes, *types, *values)
+        code = self._shared.get(key)
+        if code is None:
+            code = self._hold(attributes)
+            if code < _SHARED:
+                self._shared[key] = code
+        return code
+
+    def texts(self) -> list[str]:
+        """Return the attributes as JSON objects, each at its number."""
+        return [held if isinstance(held, str) else _attributes_json(held) for held in self._held]
+
+    def _hold(self, attributes: Mapping[str, Any] | str) -> int:
+        self._held.append(attributes)
+        return len(self._held) - 1
+
+
 def encodable(text: str) -> str:
     """Return the text with ``?`` for lone surrogates, which neither Parquet nor a screen takes."""
     return str(text).encode("utf-8", "replace").decode()
-
-
-_SIGN = 1 << 63
-
-
-def _id_number(span_id: str | None) -> int:
-    """Return a span id of 16 hex digits as a signed whole number, 0 for None."""
-    number = 0 if span_id is None else int(span_id, 16)
-    return number - 2 * _SIGN if number >= _SIGN else number
-
-
-def _hex(number: int) -> str | None:
-    return f"{number + 2 * _SIGN if number < 0 else number:016x}" if number else None
 
 
 def _attributes_json(attributes: Mapping[str, Any]) -> str:
@@ -302,4 +312,4 @@ def _parse_traceparent(traceparent: str | None) -> tuple[int, str | None]:
     if traceparent is None:
         return 0, None
     _version, trace_id, span_id, _flags = traceparent.split("-")
-    return _id_number(span_id), trace_id
+    return int(span_id, 16), trace_id

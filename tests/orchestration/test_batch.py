@@ -96,9 +96,11 @@ async def test_options_of_a_query() -> None:
 async def test_told_as_they_end() -> None:
     """on_result hears of every outcome, once, as soon as it is there."""
     heard: list[tuple[int, str]] = []
+    made = orchestrator(Echo())
+    await made.orchestrate_agent("qa", "reads the files, which takes any time")
     await batch_orchestrate(
         queries("a", "b" * 30),
-        orchestrator=orchestrator(Echo()),
+        orchestrator=made,
         on_result=lambda position, outcome: heard.append((position, outcome.text)),  # type: ignore[union-attr]
     )
     assert heard == [(1, "b" * 30), (0, "a")]
