@@ -12,6 +12,7 @@ import inspect
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -73,6 +74,13 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
     monkeypatch.setattr(orchestrator_module, "fetch_weights", lambda settings: None)
     monkeypatch.setattr(orchestrator_module, "_shared", None)
     return model
+
+
+def test_every_section_has_its_row() -> None:
+    """docs/guide.md names tests that are here, and all of them."""
+    named = re.findall(r"`(?:Test\w+::)?(test_\w+)`", (ROOT / "docs/guide.md").read_text())
+    here = re.findall(r"def (test_\w+)", Path(__file__).read_text())
+    assert sorted(named) == sorted(set(here) - {"test_every_section_has_its_row"})
 
 
 class TestOrchestrationPerformance:
