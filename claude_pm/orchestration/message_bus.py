@@ -129,93 +129,22 @@ class SimpleMessageBus:
                 f"The message to {message.agent} was not taken: the bus has been shut down. "
                 "Make a new orchestrator."
             )
-        loop = asyncio.get_running_loop()
-        desk = self._desks.get(loop)
-        if desk is None:
-            desk = self._desks[loop] = _Desk(self.max_workers, self.max_queued)
-        return await desk.serve(handler, message)
-
-    async def shutdown(self, *, drain: bool = True) -> None:
-        """Take no more messages, and return when none is on its way any more.
-
-        Args:
-            drain: True lets the messages that were taken come to their end; False cancels their
-                handlers, and their senders get a BusClosedError.
-        """
-        self._closed = True
-        for loop, desk in list(self._desks.items()):
-            if not drain and not loop.is_closed():
-                loop.call_soon_threadsafe(desk.cancel_all)
-        # By polling: the others may be in other loops, which know nothing of this one.
-        while any(  # noqa: ASYNC110
-            desk.busy and not loop.is_closed() for loop, desk in list(self._desks.items())
-        ):
-            await asyncio.sleep(_POLL_S)
-
-    def statistics(self) -> BusStatistics:
-        """Return a snapshot of what was done, over all event loops."""
-        desks = list(self._desks.values())
-        counts: Counter[str] = Counter()
-        for desk in desks:
-            counts.update(desk.counts)
-        return BusStatistics(
-            received=counts["received"],
-            answered=counts["answered"],
-            failed=counts["failed"],
-            timed_out=counts["timed_out"],
-            cancelled=counts["cancelled"],
-            most_in_service=max((desk.most_in_service for desk in desks), default=0),
-            in_service=sum(desk.in_service for desk in desks),
-            queued=sum(desk.queued for desk in desks),
-            held_back=sum(desk.held_back for desk in desks),
-        )
-
-
-class _Desk:
-    """The messages of one event loop; touched by that loop alone."""
-
-    def __init__(self, max_workers: int, max_queued: int) -> None:
-        self.counts: Counter[str] = Counter()
-        self.in_service = 0
-        self.most_in_service = 0
-        self.queued = 0
-        self.held_back = 0
-        self._room = asyncio.Semaphore(max_workers + max_queued)
-        self._workers = asyncio.Semaphore(max_workers)
-        self._limits: set[asyncio.Timeout] = set()
-        self._cancelling = False
-
-    @property
-    def busy(self) -> bool:
-        """Whether a message is on its way."""
-        return bool(self._limits)
-
-    def cancel_all(self) -> None:
-        """End every message that is on its way."""
-        self._cancelling = True
-        now = asyncio.get_running_loop().time()
-        for limit in self._limits:
-            if not limit.expired():
-                limit.reschedule(now)
-
-    async def serve(self, handler: Handler, message: Message) -> Answer:
-        """Wait for a place, let the handler answer, and count how it ended."""
-        counts = self.counts
-        counts["received"] += 1
+        desk = self._desk()
+        desk.counts["received"] += 1
         outcome = "failed"
         limit = asyncio.timeout(message.timeout_s)
         try:
             async with limit:
-                self._limits.add(limit)
-                await self._enter(message)
+                desk.limits.add(limit)
+                await desk.enter(message)
                 try:
                     answer = await handler(message)
                 finally:
-                    self._leave()
+                    desk.leave()
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            if self._cancelling:
+            if desk.cancelling:
                 outcome = "cancelled"
                 raise BusClosedError(
                     f"The message to {message.agent} was cancelled: the bus was shut down."
@@ -239,12 +168,84 @@ class _Desk:
             outcome = "answered"
             return answer
         finally:
-            self._limits.discard(limit)
-            counts[outcome] += 1
+            desk.limits.discard(limit)
+            desk.counts[outcome] += 1
 
-    async def _enter(self, message: Message) -> None:
+    async def shutdown(self, *, drain: bool = True) -> None:
+        """Take no more messages, and return when none is on its way any more.
+
+        Args:
+            drain: True lets the messages that were taken come to their end; False cancels their
+                handlers, and their senders get a BusClosedError.
+        """
+        self._closed = True
+        for loop, desk in list(self._desks.items()):
+            if not drain and not loop.is_closed():
+                loop.call_soon_threadsafe(desk.cancel_all)
+        # By polling: the others may be in other loops, which know nothing of this one.
+        while any(  # noqa: ASYNC110
+            desk.busy and not loop.is_closed() for loop, desk in list(self._desks.items())
+        ):
+            await asyncio.sleep(_POLL_S)
+
+    def _desk(self) -> _Desk:
+        loop = asyncio.get_running_loop()
+        desk = self._desks.get(loop)
+        if desk is None:
+            desk = self._desks[loop] = _Desk(self.max_workers, self.max_queued)
+        return desk
+
+    def statistics(self) -> BusStatistics:
+        """Return a snapshot of what was done, over all event loops."""
+        desks = list(self._desks.values())
+        counts: Counter[str] = Counter()
+        for desk in desks:
+            counts.update(desk.counts)
+        return BusStatistics(
+            received=counts["received"],
+            answered=counts["answered"],
+            failed=counts["failed"],
+            timed_out=counts["timed_out"],
+            cancelled=counts["cancelled"],
+            most_in_service=max((desk.most_in_service for desk in desks), default=0),
+            in_service=sum(desk.in_service for desk in desks),
+            queued=sum(desk.queued for desk in desks),
+            held_back=sum(desk.held_back for desk in desks),
+        )
+
+
+class _Desk:
+    """The places of one event loop, and what happens at them; touched by that loop alone."""
+
+    def __init__(self, max_workers: int, max_queued: int) -> None:
+        self.counts: Counter[str] = Counter()
+        self.limits: set[asyncio.Timeout] = set()
+        self.cancelling = False
+        self.in_service = 0
+        self.most_in_service = 0
+        self.queued = 0
+        self.held_back = 0
+        self._room = asyncio.Semaphore(max_workers + max_queued)
+        self._workers = asyncio.Semaphore(max_workers)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a message is on its way."""
+        return bool(self.limits)
+
+    def cancel_all(self) -> None:
+        """End every message that is on its way."""
+        self.cancelling = True
+        now = asyncio.get_running_loop().time()
+        for limit in self.limits:
+            if not limit.expired():
+                limit.reschedule(now)
+
+    async def enter(self, message: Message) -> None:
         """Wait for a place on the queue, and then for one of the workers."""
-        with span("queue", correlation_id=message.correlation_id):
+        with span("queue") as current:
+            if current.trace_id != message.correlation_id:
+                current.set(correlation_id=message.correlation_id)
             self.held_back += 1
             try:
                 await self._room.acquire()
@@ -261,7 +262,8 @@ class _Desk:
         self.in_service += 1
         self.most_in_service = max(self.most_in_service, self.in_service)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Give the place to whoever waits longest."""
         self.in_service -= 1
         self._workers.release()
         self._room.release()

@@ -161,13 +161,19 @@ class Orchestrator:
                     correlation_id=trace_id,
                     sent_ns=start_ns,
                 )
+                self._policy.begun(served_in)
                 try:
-                    answer = await self._send(message)
+                    answer = await self._message_bus.request(message)
                 except WorkerError as error:
                     if choice.fresh:
                         raise
-                    served_in = self._fall_back(message, error)
-                    answer = await self._send(_sooner(message, served_in))
+                    message = self._fall_back(message, error)
+                    self._policy.ended(served_in)
+                    served_in = message.mode
+                    self._policy.begun(served_in)
+                    answer = await self._message_bus.request(message)
+                finally:
+                    self._policy.ended(served_in)
                 chat = answer.chat
                 ttft_s = (
                     None if chat.first_text_ns is None else (chat.first_text_ns - start_ns) / 1e9
@@ -183,18 +189,7 @@ class Orchestrator:
         finally:
             duration_s = (time.perf_counter_ns() - start_ns) / 1e9
             self._metrics.add(_served(name, str(served_in), duration_s, status, answer))
-        if logger.isEnabledFor(logging.INFO):
-            logger.info(
-                "Agent %s responded in %.3fs",
-                name,
-                duration_s,
-                extra={
-                    "trace_id": trace_id,
-                    "agent": name,
-                    "mode": str(served_in),
-                    "duration_s": duration_s,
-                },
-            )
+        _log_answer(name, served_in, duration_s, trace_id)
         return Response(
             text=chat.text,
             agent=name,
@@ -281,7 +276,8 @@ class Orchestrator:
             )
         return self._policy.choose(idle_workers=self._subprocess.idle_workers)
 
-    def _fall_back(self, message: Message, error: WorkerError) -> OrchestrationMode:
+    def _fall_back(self, message: Message, error: WorkerError) -> Message:
+        """Return the message for LOCAL mode, with what is left of its time; say so, loudly."""
         logger.warning(
             "Agent %s falls back to LOCAL mode: %s",
             message.agent,
@@ -292,14 +288,10 @@ class Orchestrator:
         root = current_span()
         if root is not None:
             root.set(mode=str(OrchestrationMode.LOCAL), fallback=str(error))
-        return OrchestrationMode.LOCAL
-
-    async def _send(self, message: Message) -> Answer:
-        self._policy.begun(message.mode)
-        try:
-            return await self._message_bus.request(message)
-        finally:
-            self._policy.ended(message.mode)
+        left_s = message.timeout_s
+        if left_s is not None:
+            left_s -= (time.perf_counter_ns() - message.sent_ns) / 1e9
+        return replace(message, mode=OrchestrationMode.LOCAL, timeout_s=left_s)
 
     async def _answer(self, message: Message) -> Answer:
         start_ns = time.perf_counter_ns()
@@ -342,12 +334,12 @@ def shared_orchestrator() -> Orchestrator:
     return _shared
 
 
-def _sooner(message: Message, mode: OrchestrationMode) -> Message:
-    """Return the message for another mode, with what is left of its time."""
-    left_s = message.timeout_s
-    if left_s is not None:
-        left_s -= (time.perf_counter_ns() - message.sent_ns) / 1e9
-    return replace(message, mode=mode, timeout_s=left_s)
+def _log_answer(agent: str, mode: OrchestrationMode, duration_s: float, trace_id: str) -> None:
+    if logger.isEnabledFor(logging.INFO):
+        fields = {
+            "agent": agent, "mode": str(mode), "duration_s": duration_s, "trace_id": trace_id,
+        }  # fmt: skip
+        logger.info("Agent %s responded in %.3fs", agent, duration_s, extra=fields)
 
 
 def _request_text(request: Request) -> str:
