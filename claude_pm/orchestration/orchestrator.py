@@ -6,10 +6,11 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from claude_pm.agents import Agent
 from claude_pm.errors import ModeError, RequestError, WorkerError
 from claude_pm.models import Model, OnText, Usage, connect, fetch_weights
 from claude_pm.orchestration.hybrid_mode import HybridPolicy
@@ -33,6 +34,8 @@ from claude_pm.recording import current_span, span
 from claude_pm.recording.span import new_trace_id
 from claude_pm.services.agent_registry import AgentRegistry
 from claude_pm.services.context_manager import ContextManager
+from claude_pm.services.prefix_warming import warm_prefixes
+from claude_pm.services.shared_prompt_cache import WarmedPrompt
 from claude_pm.settings import Settings, read_settings
 
 logger = logging.getLogger("claude_pm.orchestration")
@@ -82,7 +85,7 @@ class Orchestrator:
     ) -> None:
         self.settings = settings if settings is not None else read_settings()
         self.registry = registry if registry is not None else AgentRegistry()
-        context = context if context is not None else ContextManager()
+        self._context = context = context if context is not None else ContextManager()
         self._own_model = model is not None
         # Only the default model's weights are ours to fetch.
         self._weights_are_there = self._own_model
@@ -95,6 +98,7 @@ class Orchestrator:
         self._metrics = OrchestrationMetrics()
         self._message_bus = SimpleMessageBus(self.settings.max_workers)
         self._register_default_agent_handlers()
+        self.registry.prompt_cache.warm_with(self._warm if self.settings.cache_enabled else None)
 
     @property
     def mode(self) -> OrchestrationMode:
@@ -136,8 +140,7 @@ class Orchestrator:
         limit_s = self.settings.request_timeout if timeout is None else _seconds(timeout)
         limit_tokens = self.settings.max_tokens if max_tokens is None else _tokens(max_tokens)
         requested = None if mode is None else parse_mode(mode)
-        if not self._weights_are_there:
-            await self._fetch_weights()
+        await self._fetch_weights()
         start_ns = time.perf_counter_ns()
         served_in = requested or self.mode
         status = "error"
@@ -225,6 +228,11 @@ class Orchestrator:
     async def __aexit__(self, *_error: object) -> None:
         await self.aclose()
 
+    async def _warm(self, agents: Sequence[Agent]) -> list[WarmedPrompt]:
+        """Prefill this orchestrator's model, for ``SharedPromptCache.preload_agent_prompts``."""
+        await self._fetch_weights()
+        return await warm_prefixes(agents, self._model, self._context)
+
     def _own_name(self, agent: str) -> str:
         """Return the name under which the agent has a handler on the bus."""
         try:
@@ -247,6 +255,8 @@ class Orchestrator:
 
     async def _fetch_weights(self) -> None:
         """Fetch the default model's weights, once, before any request's time is counted."""
+        if self._weights_are_there:
+            return
         await asyncio.to_thread(fetch_weights, self.settings)
         self._weights_are_there = True
 

@@ -23,7 +23,7 @@ def system_blocks(agent: Agent, context: str) -> tuple[str, ...]:
 
 
 async def warm_prefixes(
-    agents: Sequence[Agent], model: Model, context: ContextManager, *, model_name: str
+    agents: Sequence[Agent], model: Model, context: ContextManager
 ) -> list[WarmedPrompt]:
     """Ask the model for one token after each agent's prompt; return what that took.
 
@@ -32,7 +32,7 @@ async def warm_prefixes(
     """
     warmed = []
     for agent in agents:
-        told, _ = await context.build(agent, count_tokens=model.count_tokens, model=model_name)
+        told, _ = await context.build(agent, count_tokens=model.count_tokens)
         start_s = time.perf_counter()
         request = ChatRequest(
             system=system_blocks(agent, told.text),
@@ -64,6 +64,6 @@ async def warm_configured_model(agents: Sequence[Agent]) -> list[WarmedPrompt]:
         return []
     model = connect(settings)
     try:
-        return await warm_prefixes(agents, model, ContextManager(), model_name=settings.model)
+        return await warm_prefixes(agents, model, ContextManager())
     finally:
         await model.aclose()

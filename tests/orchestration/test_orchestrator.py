@@ -36,6 +36,7 @@ from claude_pm.orchestration import (
 from claude_pm.orchestration import orchestrator as orchestrator_module
 from claude_pm.services.agent_registry import AgentRegistry
 from claude_pm.services.context_manager import ContextManager
+from claude_pm.services.shared_prompt_cache import SharedPromptCache
 from claude_pm.settings import read_settings
 from claude_pm.testing import FakeModel
 from tests import messages_server as api
@@ -412,6 +413,30 @@ class TestMetrics:
         }  # fmt: skip
         late = slow.get_orchestration_metrics()
         assert (late["timeouts"], late["failures"], late["total_orchestrations"]) == (1, 0, 1)
+
+
+class TestPreload:
+    async def test_warms_this_model(self, context: ContextManager) -> None:
+        """Preloading asks this orchestrator's model, with what a request would be told."""
+        model = FakeModel()
+        cache = SharedPromptCache()
+        registry = AgentRegistry(prompt_cache=cache)
+        orchestrator = Orchestrator(model=model, registry=registry, context=context)
+        report = cache.preload_agent_prompts(["qa", "ops"])
+        assert [warmed.agent for warmed in report.warmed] == ["qa", "ops"]
+        await orchestrator.orchestrate_agent("qa", "Hello?")
+        warmed, _, asked = model.requests
+        assert warmed.system == asked.system
+        assert (warmed.max_tokens, warmed.cache_key) == (1, "qa")
+        assert orchestrator.get_orchestration_metrics()["cache_hit_rate"] == 100.0
+
+    def test_switched_off(self, context: ContextManager) -> None:
+        """With CLAUDE_PM_CACHE_ENABLED=false no model is warmed."""
+        model = FakeModel()
+        settings = read_settings(cache_enabled=False)
+        orchestrator = Orchestrator(settings, model=model, context=context)
+        assert orchestrator.registry.prompt_cache.preload_agent_prompts(["qa"]).warmed == ()
+        assert model.requests == []
 
 
 class TestLogging:
