@@ -189,11 +189,16 @@ class _Server(ThreadingHTTPServer):
 
 
 class MessagesServer:
-    """Answers ``POST`` with the scripted replies in turn, ``GET /v1/models`` with ``models``."""
+    """Answers ``POST`` with the scripted replies in turn, ``GET /v1/models`` with ``models``.
+
+    ``counts`` is its answer to ``/v1/messages/count_tokens``; None has it know no such address.
+    """
 
     def __init__(self) -> None:
         self.models: list[str] | Reply = ["claude-scripted"]
         self.received: list[Received] = []
+        self.counts: int | None = None
+        self.counted: list[Received] = []
         self.closed = threading.Event()
         self._arrived = threading.Condition()
         self._replies: list[Reply] = []
@@ -221,6 +226,8 @@ class MessagesServer:
 
     def reply_to(self, received: Received) -> Reply:
         """Note a request and return what it gets."""
+        if received.path.endswith("/count_tokens"):
+            return self._count(received)
         with self._arrived:
             self.received.append(received)
             self._arrived.notify_all()
@@ -231,6 +238,12 @@ class MessagesServer:
         if not self._replies:
             return failure(400, "invalid_request_error", "The test has scripted no such request.")
         return self._replies.pop(0)
+
+    def _count(self, received: Received) -> Reply:
+        self.counted.append(received)
+        if self.counts is None:
+            return failure(404, "not_found_error", "There is no such address.")
+        return Reply(200, json.dumps({"input_tokens": self.counts}))
 
 
 def _event_text(event: Mapping[str, Any] | str) -> str:

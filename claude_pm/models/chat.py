@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -15,7 +16,12 @@ from claude_pm.recording import Span, current_recorder, span
 
 MAX_ATTEMPTS = 3
 BACKOFF_S = 0.5
-"""Wait before the second attempt; it doubles after each. A server's ``retry-after`` wins."""
+"""Longest wait before the second attempt; it doubles after each. The wait is drawn from the upper
+half of it, so that clients that failed together do not come back together. A server's
+``retry-after`` wins."""
+
+# A generator of our own leaves the user's seeds alone.
+_random = random.Random()  # noqa: S311
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,7 @@ async def chat(
     *,
     on_text: OnText | None = None,
     on_call: OnCall | None = None,
+    deadline_ns: int | None = None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> ChatResult:
     """Ask the model; try again where that may help and nothing was passed on yet.
@@ -48,30 +55,52 @@ async def chat(
         request: what is asked.
         on_text: called with every piece of text as it comes.
         on_call: called when the model is about to be asked, with what may be claimed of it.
+        deadline_ns: when the answer has to be there, on the clock of ``perf_counter_ns``. No
+            attempt is waited for that could begin only after it.
         sleep: waits between attempts; tests pass their own.
 
     Raises:
         ModelError: the last attempt's error.
     """
-    await model.prepare()
-    recorder = current_recorder()
-    if recorder is not None:
-        recorder.note_model_use(model.use)
-    if on_call is not None:
-        on_call(model.use)
     attempt = 1
     while True:
         passed_on: list[str] = []
         try:
+            await model.prepare()
+            if attempt == 1:
+                _note_use(model, on_call)
             async with model.turn(request):
                 with span("chat", attempt=attempt) as current:
                     return await _attempt(model, request, current, passed_on, on_text)
         except ModelError as error:
             if not error.retryable or attempt == MAX_ATTEMPTS or passed_on:
                 raise
-            wait_s = error.retry_after_s
-            await sleep(BACKOFF_S * 2 ** (attempt - 1) if wait_s is None else wait_s)
+            wait_s = _wait_s(error, attempt)
+            if deadline_ns is not None and time.perf_counter_ns() + wait_s * 1e9 >= deadline_ns:
+                raise type(error)(
+                    f"{error} There is no time left to try again in {wait_s:.1f} s.",
+                    retry_after_s=error.retry_after_s,
+                ) from error
+            with span(
+                "wait_to_retry", attempt=attempt, reason=str(error), asked_s=error.retry_after_s
+            ):
+                await sleep(wait_s)
         attempt += 1
+
+
+def _note_use(model: Model, on_call: OnCall | None) -> None:
+    """Tell the profile, and whoever listens, that the model is about to be asked."""
+    recorder = current_recorder()
+    if recorder is not None:
+        recorder.note_model_use(model.use)
+    if on_call is not None:
+        on_call(model.use)
+
+
+def _wait_s(error: ModelError, attempt: int) -> float:
+    if error.retry_after_s is not None:
+        return error.retry_after_s
+    return BACKOFF_S * 2.0 ** (attempt - 1) * _random.uniform(0.5, 1.0)
 
 
 async def _attempt(

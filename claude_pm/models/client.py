@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -25,12 +26,18 @@ from claude_pm.errors import (
     UnknownModelError,
 )
 from claude_pm.models.messages import ChatRequest, Completion, ModelUse, TextDelta, Usage
+from claude_pm.models.prompt_caching import Breakpoints, place_breakpoints
+from claude_pm.recording import current_span
 
 if TYPE_CHECKING:
     import httpx2
 
+logger = logging.getLogger("claude_pm.models")
+
 API_VERSION = "2023-06-01"
 MAX_CONNECTIONS = 10
+TIMEOUT_S = 30.0
+_PROMPTS_REMEMBERED = 256
 _CONNECT_TIMEOUT_S = 10.0
 _MAX_PORT = 65_535
 _COUNTS = (
@@ -46,7 +53,7 @@ class MessagesClient:
         model: the model to ask for; None takes the only one that the server lists.
         api_key: sent as ``x-api-key``.
         timeout_s: longest silence of the server, in seconds.
-        cache: mark the system blocks as worth keeping in the server's prompt cache.
+        cache: mark the system blocks for the server's prompt cache, where they are long enough.
         keep_alive: reuse connections. Off for a server that drops them after a streamed answer.
         max_connections: size of the connection pool.
         use_proxy: go through the proxy that the environment names, if it names one.
@@ -60,7 +67,7 @@ class MessagesClient:
         *,
         model: str | None,
         api_key: str | None = None,
-        timeout_s: float = 60.0,
+        timeout_s: float = TIMEOUT_S,
         cache: bool = True,
         keep_alive: bool = True,
         max_connections: int = MAX_CONNECTIONS,
@@ -77,6 +84,8 @@ class MessagesClient:
         self._use_proxy = use_proxy
         # A connection pool belongs to the event loop it was first used in.
         self._pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
+        self._breakpoints: dict[tuple[str, ...], Breakpoints] = {}
+        self._counts_tokens = True
 
     async def prepare(self) -> None:
         """Find the model's name, if none was given.
@@ -89,9 +98,21 @@ class MessagesClient:
 
     async def count_tokens(self, text: str) -> int | None:
         """Return how many tokens the server makes of a text; None where it cannot say."""
-        raise NotImplementedError
+        if not self._counts_tokens:
+            return None
+        try:
+            await self.prepare()
+            body = {"model": self.model, "messages": [{"role": "user", "content": text}]}
+            async with self._send("POST", "/v1/messages/count_tokens", body) as response:
+                counted = _json(await response.aread()).get("input_tokens")
+        except ModelError as error:
+            # Most servers but Claude's own have no such endpoint.
+            self._counts_tokens = error.retryable
+            logger.debug("%s counts no tokens: %s", self.base_url, error)
+            return None
+        return counted if isinstance(counted, int) else None
 
-    def turn(self, request: ChatRequest) -> AbstractAsyncContextManager[None]:
+    def turn(self, request: ChatRequest) -> AbstractAsyncContextManager[None]:  # noqa: ARG002
         """Take any number of requests: the server has a queue of its own."""
         return nullcontext()
 
@@ -102,9 +123,10 @@ class MessagesClient:
 
         ``extra`` are fields of the body that only some servers know.
         """
+        body = {**self._body(request, await self._marked(request.system)), **(extra or {})}
         import httpx2
 
-        async with self._send("POST", "/v1/messages", {**self._body(request), **(extra or {})}) as response:
+        async with self._send("POST", "/v1/messages", body) as response:
             reading = _Reading(model=self.model or "")
             async for event in httpx2.EventSource(response):
                 # What follows the end is no event (vLLM: "[DONE]"), but has to be read: a
@@ -122,12 +144,32 @@ class MessagesClient:
         if pool is not None:
             await pool.aclose()
 
-    def _body(self, request: ChatRequest) -> dict[str, Any]:
+    async def _marked(self, system: tuple[str, ...]) -> frozenset[int]:
+        """Return the positions of the blocks that get a breakpoint of the prompt cache."""
+        if not self._cache:
+            return frozenset()
+        placed = self._breakpoints.get(system)
+        if placed is None:
+            placed = await place_breakpoints(self.model or "", system, self.count_tokens)
+            if placed.note is not None:
+                logger.info("The prompt of %d characters is %s.", len("".join(system)), placed.note)
+            if len(self._breakpoints) >= _PROMPTS_REMEMBERED:
+                self._breakpoints.clear()
+            self._breakpoints[system] = placed
+        if placed.note is not None:
+            span = current_span()
+            if span is not None:
+                span.set(prompt_cache=placed.note)
+        return placed.blocks
+
+    def _body(self, request: ChatRequest, marked: frozenset[int]) -> dict[str, Any]:
         system: list[dict[str, Any]] = [
-            {"type": "text", "text": text} for text in request.system if text
+            {"type": "text", "text": text, "cache_control": {"type": "ephemeral"}}
+            if position in marked
+            else {"type": "text", "text": text}
+            for position, text in enumerate(request.system)
+            if text
         ]
-        if self._cache:
-            system = [{**block, "cache_control": {"type": "ephemeral"}} for block in system]
         body: dict[str, Any] = {
             "model": self.model,
             "max_tokens": request.max_tokens,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from claude_pm.errors import SettingsError
-from claude_pm.models.client import MessagesClient
+from claude_pm.models.client import MAX_CONNECTIONS, TIMEOUT_S, MessagesClient
 from claude_pm.models.embedded import EmbeddedModel
 from claude_pm.models.messages import Model
 from claude_pm.models.weights import ensure_weights
@@ -59,7 +59,11 @@ def connect(settings: Settings) -> Model:
         settings.base_url or CLAUDE_URL,
         model=None if name == EMBEDDED else name,
         api_key=key,
-        timeout_s=settings.request_timeout,
+        # How long it may be silent: where nothing is set, less than a request may take.
+        timeout_s=settings.request_timeout
+        if "request_timeout" in settings.model_fields_set
+        else TIMEOUT_S,
+        max_connections=max(MAX_CONNECTIONS, settings.max_workers),
         cache=settings.cache_enabled,
     )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
+import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -24,6 +26,8 @@ from claude_pm.testing import FakeClock, FakeModel
 from tests import messages_server as api
 from tests.messages_server import MessagesServer
 from tests.road_fixtures import span_rows
+
+chat_module = importlib.import_module("claude_pm.models.chat")
 
 REQUEST = ChatRequest(system=("You are brief.",), user="Say hello.", max_tokens=16)
 BUSY = "The server is busy."
@@ -131,7 +135,8 @@ class TestSpan:
         counted = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
         assert [span[name] for name in counted] == [95, 80, 5, 4]
         assert (span["model"], span["status"], span["error"]) == ("claude-sonnet-4-5", "ok", None)
-        assert json.loads(span["attributes"]) == {"attempt": 1, "stop_reason": "max_tokens"}
+        told = json.loads(span["attributes"])
+        assert (told["attempt"], told["stop_reason"]) == (1, "max_tokens")
         assert 0 < span["ttft_s"] <= span["duration_s"]
         assert span["cost_usd"] > 0
         assert profile.meta["model_use"] == "live"
@@ -154,6 +159,13 @@ class TestSpan:
         assert profile.meta["model_use"] == "not called"
 
 
+@pytest.fixture
+def _longest_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the longest wait that may be drawn."""
+    monkeypatch.setattr(chat_module._random, "uniform", lambda low, high: high)
+
+
+@pytest.mark.usefixtures("_longest_waits")
 class TestRetries:
     @pytest.mark.parametrize(
         ("errors", "sleeps"),
@@ -186,6 +198,50 @@ class TestRetries:
         assert outcome.retry_after_s == 9.0
         assert clock.sleeps_s == [0.5, 1.0]
         assert [number for number, *_ in attempts(spans)] == [1, 2, 3]
+
+    async def test_waits_are_recorded(self) -> None:
+        """Each wait is a span of its own, with its reason and what the server asked for."""
+        clock = FakeClock()
+        model = FakeModel(errors=[busy(7.0)])
+        _, _, profile = await recorded(model, REQUEST, sleep=clock.sleep)
+        spans = span_rows(profile)
+        assert [row["name"] for row in spans] == ["chat", "wait_to_retry", "chat"]
+        told = json.loads(spans[1]["attributes"])
+        assert (told["attempt"], told["asked_s"]) == (1, 7.0)
+        assert told["reason"] == str(busy(7.0))
+
+    @pytest.mark.parametrize(("left_s", "asked"), [(7.5, 2), (6.5, 1)])
+    async def test_deadline(self, left_s: float, asked: int) -> None:
+        """No wait goes beyond the time limit: the error is raised at once, and says so."""
+        clock = FakeClock()
+        model = FakeModel("ok", errors=[busy(7.0)])
+        outcome, _, _ = await recorded(
+            model,
+            REQUEST,
+            sleep=clock.sleep,
+            deadline_ns=time.perf_counter_ns() + round(left_s * 1e9),
+        )
+        assert len(model.requests) == asked
+        if asked == 1:
+            assert isinstance(outcome, ModelOverloadedError)
+            assert outcome.retry_after_s == 7.0
+            assert str(outcome).endswith("There is no time left to try again in 7.0 s.")
+            assert clock.sleeps_s == []
+
+    async def test_getting_ready_is_tried_again(self) -> None:
+        """A model that was not there at first is asked again, as one that failed to answer."""
+
+        class Late(FakeModel):
+            async def prepare(self) -> None:
+                if self.errors:
+                    raise self.errors.pop()
+
+        model = Late("ok")
+        model.errors = [ModelConnectionError("Nobody answers.")]
+        clock = FakeClock()
+        result, _, _ = await recorded(model, REQUEST, sleep=clock.sleep)
+        assert result.text == "ok"
+        assert clock.sleeps_s == [0.5]
 
     @pytest.mark.parametrize(
         "error",
@@ -233,3 +289,14 @@ class TestRetries:
         assert result.text == "Hello"
         assert clock.sleeps_s == [2.0, 1.0]
         assert [row["status"] for row in spans] == ["error", "error", "ok"]
+
+
+async def test_clients_do_not_come_back_together() -> None:
+    """Without a word of the server the wait is drawn anew each time, up to 0.5 s and 1 s."""
+    waits: list[list[float]] = []
+    for _ in range(50):
+        clock = FakeClock()
+        await recorded(FakeModel(errors=[busy(), busy()]), REQUEST, sleep=clock.sleep)
+        waits.append(clock.sleeps_s)
+    assert all(0.25 <= first <= 0.5 <= second <= 1.0 for first, second in waits)
+    assert len({first for first, _ in waits}) > 40
