@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from claude_pm.models.weights import default_weights_path
 from claude_pm.recording.span import _active as active_recorders
+from claude_pm.settings import read_settings
 
 _KEPT = "CLAUDE_PM_MODEL_DIR"
 """Where the weights are: the tests that need them shall not fetch them again."""
@@ -24,10 +26,18 @@ def _clean(environment: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _clean_session() -> Iterator[None]:
-    """Hide the developer's own settings and key, from fixtures of a wider scope too."""
+def _clean_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Hide the developer's own settings and key, from fixtures of a wider scope too.
+
+    The weights are seen from a folder of the session's own: states that are saved beside them
+    come from no earlier run, and none of these is left to the developer's own.
+    """
     with pytest.MonkeyPatch.context() as environment:
         _clean(environment)
+        weights = default_weights_path(read_settings().model_dir)
+        folder = tmp_path_factory.mktemp("models")
+        (folder / weights.name).symlink_to(weights)
+        environment.setenv(_KEPT, str(folder))
         yield
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from claude_pm.models import embedded as embedded_module
 from claude_pm.models.embedded import EmbeddedServer, shared_server
-from claude_pm.models.weights import ensure_weights
+from claude_pm.models.weights import default_weights_path, ensure_weights
 from claude_pm.settings import read_settings
 from tests.messages_server import MessagesServer
 
@@ -31,7 +31,9 @@ def server() -> Iterator[MessagesServer]:
 @pytest.fixture(scope="session")
 def weights() -> Path:
     """The default model's weights, fetched if they are not there."""
-    return ensure_weights(read_settings().model_dir)
+    linked = default_weights_path(read_settings().model_dir)
+    ensure_weights(linked.resolve().parent)
+    return linked
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +45,7 @@ def _stop_servers() -> Iterator[None]:
 @pytest.fixture
 def embedded(weights: Path, _stop_servers: None) -> EmbeddedServer:
     """The session's one embedded server, as every EmbeddedModel here uses it."""
-    return shared_server(weights, cache=True)
+    return shared_server(weights, cache=True, prefixes=weights.parent / "prefixes")
 
 
 def span_rows(profile: Profile) -> list[dict[str, Any]]:

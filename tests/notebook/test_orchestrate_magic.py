@@ -50,8 +50,8 @@ class TestAnswer:
         )
         assert told[0] == ["local", "subprocess", "subprocess", "local"]
         assert told[1] == 3
-        assert told[2][0] > 100
-        assert told[2][1:3] == [0, 0]
+        # The first answer of all saved its agent's prompt, so even fresh processes start hot.
+        assert min(told[2][1:]) > 100
 
     def test_batch(self, kernel: Kernel) -> None:
         """Each line is a request of its own; one that fails does not lose the rest."""
