@@ -54,6 +54,6 @@ def test_compare_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert requests["mode"].value_counts().to_dict() == {"local": 3, "subprocess": 3}
     assert (requests["status"] == "ok").all()
     chats = spans[spans["name"] == "chat"].groupby("mode")["cache_read_tokens"]
-    # In this process the agent's prompt was there since the notebook's first answer.
+    # The notebook's first answer left the agent's prompt in this process, and saved for others.
     assert chats.min()["local"] > 100
-    assert chats.max()["subprocess"] == 0
+    assert chats.min()["subprocess"] > 100

@@ -19,16 +19,28 @@ if TYPE_CHECKING:
 
 OTHER = "other"
 NO_TEXT = "no_text"
-"""Attempts that gave no text: nobody knows how far their prefill got."""
+"""Attempts that gave no text, and the waits after them: nobody knows how far their prefill got."""
+SAVED_PREFIX = "saved_prefix"
+"""Restoring an agent's prompt into the model before a request, and saving it after one."""
 
 PHASES = (
-    "queue", "start_worker", "start_model", "build_context", "prefill", "decode", NO_TEXT, OTHER,
+    "queue", "start_worker", "start_model", "build_context", SAVED_PREFIX, "prefill", "decode",
+    NO_TEXT, OTHER,
 )  # fmt: skip
 """In the order of the road."""
 
-_SPAN_PHASES = frozenset({"queue", "start_worker", "start_model", "build_context"})
+_SPAN_PHASES = {
+    "queue": "queue",
+    "start_worker": "start_worker",
+    "start_model": "start_model",
+    "find_model": "start_model",
+    "build_context": "build_context",
+    "restore_prefix": SAVED_PREFIX,
+    "save_prefix": SAVED_PREFIX,
+    "wait_to_retry": NO_TEXT,
+}
 
-ROAD = _SPAN_PHASES | {REQUEST, "choose_mode", "load_agent", "chat"}
+ROAD = frozenset(_SPAN_PHASES) | {REQUEST, "choose_mode", "load_agent", "chat"}
 """The names of the spans on the road; all others are of the user's making."""
 
 _SEGMENTS = schema.Table(
@@ -114,7 +126,7 @@ def split_span(span: Row) -> list[Segment]:
     """Return the phases of one span by itself: two for a chat, none for a span of the user's."""
     start, end = span["start_s"], span["start_s"] + span["duration_s"]
     if span["name"] in _SPAN_PHASES:
-        return [Segment(span["name"], start, end)]
+        return [Segment(_SPAN_PHASES[span["name"]], start, end)]
     if span["name"] != "chat":
         return []
     if span["ttft_s"] is None:

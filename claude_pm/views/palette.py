@@ -22,6 +22,7 @@ PHASES: Mapping[str, str] = {
     "start_worker": ORANGE,
     "start_model": YELLOW,
     "build_context": GREEN,
+    "saved_prefix": VERMILLION,
     "prefill": BLUE,
     "decode": SKY,
     "no_text": DARK_GREY,

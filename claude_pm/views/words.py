@@ -23,6 +23,7 @@ PHASES: Mapping[str, str] = {
     "start_worker": "starting workers",
     "start_model": "starting the model",
     "build_context": "building context",
+    "saved_prefix": "restoring and saving prompts",
     "prefill": "prefill",
     "decode": "decode",
     "no_text": "attempts without text",

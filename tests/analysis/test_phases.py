@@ -94,6 +94,23 @@ class TestRequestSegments:
             ("decode", 3.0, 5.0),
         ]
 
+    def test_spans_that_share_a_phase(self) -> None:
+        """Restoring and saving a prompt are one phase; a wait to retry belongs to the failure."""
+        builder = ProfileBuilder()
+        request = builder.request("qa", "local", 0.0, 8.0)
+        builder.span("restore_prefix", 0.0, 1.0, parent=request)
+        builder.span("chat", 1.0, 1.0, parent=request, status="error")
+        builder.span("wait_to_retry", 2.0, 2.0, parent=request)
+        builder.span("chat", 4.0, 3.0, parent=request, ttft_s=1.0)
+        builder.span("save_prefix", 7.0, 1.0, parent=request)
+        assert segments(builder.build()) == [
+            ("saved_prefix", 0.0, 1.0),
+            ("no_text", 1.0, 4.0),
+            ("prefill", 4.0, 5.0),
+            ("decode", 5.0, 7.0),
+            ("saved_prefix", 7.0, 8.0),
+        ]
+
     def test_what_outlives_the_request_is_cut(self) -> None:
         """A worker's span may end after its request was cancelled."""
         builder = ProfileBuilder()
