@@ -11,9 +11,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, Validation
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from claude_pm.errors import SettingsError
-
-EMBEDDED = "embedded"
-"""The value of ``CLAUDE_PM_MODEL`` that means the small model in this process."""
+from claude_pm.model_names import EMBEDDED
 
 ModeName = Literal["local", "subprocess", "hybrid"]
 

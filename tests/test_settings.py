@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from claude_pm.errors import SettingsError
-from claude_pm.settings import EMBEDDED, Settings, read_settings, variable_name
+from claude_pm.model_names import EMBEDDED
+from claude_pm.settings import Settings, read_settings, variable_name
 
 KEY = "sk-ant-very-secret-0123456789"
 

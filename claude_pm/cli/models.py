@@ -18,7 +18,8 @@ def list_models(
     """List the model in use (CLAUDE_PM_MODEL, CLAUDE_PM_BASE_URL) and the embedded one."""
     from claude_pm.models.connect import CLAUDE_URL
     from claude_pm.models.weights import FILE_NAME, SIZE_BYTES, default_weights_path
-    from claude_pm.settings import EMBEDDED, read_settings
+    from claude_pm.model_names import EMBEDDED
+    from claude_pm.settings import read_settings
 
     settings = read_settings()
     path = default_weights_path(settings.model_dir)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from claude_pm.errors import SettingsError
+from claude_pm.model_names import EMBEDDED
 from claude_pm.models.client import MAX_CONNECTIONS, TIMEOUT_S, MessagesClient
 from claude_pm.models.embedded import EmbeddedModel
 from claude_pm.models.messages import Model
 from claude_pm.models.weights import ensure_weights
-from claude_pm.settings import EMBEDDED, Settings
+
+if TYPE_CHECKING:
+    from claude_pm.settings import Settings
 
 CLAUDE_URL = "https://api.anthropic.com"
 

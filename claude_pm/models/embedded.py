@@ -79,6 +79,8 @@ class EmbeddedServer:
         parameters.n_parallel = 1
         parameters.n_batch = parameters.n_ubatch = _BATCH_TOKENS
         parameters.warmup = False
+        # Nothing to fit into: it would load the model's description twice.
+        parameters.fit_params = False
         parameters.cache_prompt = cache
         parameters.cache_ram_mib = _PROMPT_CACHE_MIB if cache else 0
         parameters.cpuparams.n_threads = _threads()

@@ -4,42 +4,54 @@ from __future__ import annotations
 
 from claude_pm.models import ChatRequest, Model, chat
 from claude_pm.orchestration.message_bus import Answer, Message
+from claude_pm.orchestration.preparing import load_agent
 from claude_pm.recording import span
 from claude_pm.services.agent_registry import AgentRegistry
 from claude_pm.services.context_manager import ContextManager
+from claude_pm.services.prefix_warming import system_blocks
 
 
 class LocalMode:
-    """Answers messages in this process. A SUBPROCESS worker does the same in its own."""
+    """Answers messages in this process."""
 
     def __init__(
         self, model: Model, registry: AgentRegistry, context: ContextManager, *, use_cache: bool
     ) -> None:
         self._model = model
+        # Bound once: a count holds for the counter that made it.
+        self._count_tokens = model.count_tokens
         self._registry = registry
         self._context = context
         self._use_cache = use_cache
 
     async def answer(self, message: Message) -> Answer:
         """Answer one message; a handler for the bus."""
-        with span("load_agent") as current:
-            agent, agent_cache = self._registry.load(message.agent, use_cache=self._use_cache)
-            current.set(cache=agent_cache)
+        use_cache = self._use_cache
+        agent, agent_cache = load_agent(self._registry, message.agent, use_cache=use_cache)
         with span("build_context") as current:
-            context, context_cache = await self._context.build(use_cache=self._use_cache)
+            context, context_cache = await self._context.build(
+                agent, count_tokens=self._count_tokens, use_cache=use_cache
+            )
+            # Plain values, and few: this is what every request costs.
             current.set(
                 cache=context_cache,
-                estimated_tokens=context.estimated_tokens,
-                files=list(context.files),
+                tokens=context.tokens,
+                counted_by=context.counted_by,
+                files=", ".join(context.files),
                 truncated=context.truncated,
             )
         request = ChatRequest(
-            system=tuple(text for text in (agent.prompt, context.text) if text),
+            system=system_blocks(agent, context.text),
             user=message.request,
             max_tokens=message.max_tokens or agent.max_tokens,
             temperature=agent.temperature,
+            cache_key=agent.name,
         )
-        return Answer(
-            await chat(self._model, request, on_text=message.on_text, on_call=message.on_call),
-            agent_cache,
+        chat_result = await chat(
+            self._model,
+            request,
+            on_text=message.on_text,
+            on_call=message.on_call,
+            deadline_ns=message.deadline_ns,
         )
+        return Answer(chat_result, agent_cache)

@@ -1,22 +1,21 @@
-"""SUBPROCESS: every request in a fresh process, with its own model and memory."""
+"""SUBPROCESS: the model is asked in a process of its own, with its own memory."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
 import logging
-import os
-import signal
-import sys
 import time
-from collections import deque
-from typing import Any, Self
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
-from claude_pm.errors import WorkerError, error_class
+from claude_pm.agents import Agent
+from claude_pm.errors import ClaudePMError, ModelError, WorkerError, error_class
 from claude_pm.models import ChatResult, Usage
 from claude_pm.orchestration.message_bus import Answer, Message
-from claude_pm.orchestration.worker_request import WorkerRequest
+from claude_pm.orchestration.preparing import collect_context, load_agent
+from claude_pm.orchestration.warm_workers import WarmWorkers
+from claude_pm.orchestration.worker_process import WorkerProcess
+from claude_pm.orchestration.worker_request import WorkerRequest, WorkerSettings
 from claude_pm.recording import current_recorder, current_span, span
 from claude_pm.services.agent_registry import AgentRegistry
 from claude_pm.services.context_manager import ContextManager
@@ -24,43 +23,91 @@ from claude_pm.settings import Settings
 
 logger = logging.getLogger("claude_pm.orchestration")
 
-# A reply carries all that the worker recorded, on one line.
-_LINE_LIMIT_BYTES = 256 * 1024 * 1024
-_STDERR_LINES = 20
-_POLL_S = 0.01
+MOST_IDLE = 2
+"""Workers that wait for a next request: each holds a model."""
 
 
 class SubprocessMode:
-    """Answers messages in worker processes, one each; a worker is gone when its answer is there."""
+    """Answers messages in worker processes.
+
+    What a worker need not do is done here: the agent is loaded and the context collected before
+    it starts. A message that asks for a ``fresh`` worker gets one that is gone when the answer is
+    there; others share workers that are kept for a while (:class:`WarmWorkers`).
+    """
 
     def __init__(
         self, settings: Settings, registry: AgentRegistry, context: ContextManager
     ) -> None:
-        self._settings = settings
+        self._settings = WorkerSettings.of(settings)
         self._registry = registry
         self._context = context
+        self._use_cache = settings.cache_enabled
+        self._warm = WarmWorkers(min(settings.max_workers, MOST_IDLE))
+
+    @property
+    def idle_workers(self) -> int:
+        """How many workers wait for a request, in the running event loop."""
+        return self._warm.idle
 
     async def answer(self, message: Message) -> Answer:
         """Answer one message; a handler for the bus.
 
         Raises:
+            AgentError: the agent cannot be loaded.
             WorkerError: the worker could not start, crashed, or spoke nonsense.
             ClaudePMError: the worker's own error, as it would have been raised here.
         """
-        logger.info("Starting subprocess")
+        use_cache = self._use_cache
+        agent, agent_cache = load_agent(self._registry, message.agent, use_cache=use_cache)
+        collected = await collect_context(self._context, agent, use_cache=use_cache)
         # Made out here: what the worker records hangs under the request's span, not start_worker's.
-        request = self._request(message)
-        async with _Worker() as worker:
-            with span("start_worker") as current:
-                await worker.start(request)
-                current.set(worker_pid=worker.pid)
-            return await _read_answer(worker, message)
+        request = self._request(message, agent, collected.text)
+        async with self._worker(message, request) as (worker, start_s):
+            chat = await _read_answer(worker, message)
+        return Answer(chat, agent_cache, start_s)
 
-    def _request(self, message: Message) -> WorkerRequest:
-        settings = self._settings.model_dump(mode="json", exclude={"api_key"})
-        key = self._settings.api_key
-        # Also where there is none: the worker must not find another one in the environment.
-        settings["api_key"] = None if key is None else key.get_secret_value()
+    async def aclose(self) -> None:
+        """End the workers that wait for a request."""
+        await self._warm.aclose()
+
+    @asynccontextmanager
+    async def _worker(
+        self, message: Message, request: WorkerRequest
+    ) -> AsyncIterator[tuple[WorkerProcess, float | None]]:
+        """Give a worker that has the request, and the seconds that its start took.
+
+        When the block is left the worker waits for a next request, if it has answered and was not
+        to be fresh; else it is gone, however the block was left.
+        """
+        root = current_span()
+        self._warm.drop_closed_loops()
+        worker = None if message.fresh else self._warm.take()
+        if root is not None:
+            root.set(worker="fresh" if worker is None else "warm")
+        start_s: float | None = None
+        try:
+            if worker is not None:
+                worker.send(request)
+            else:
+                start_ns = time.perf_counter_ns()
+                with span("start_worker") as current:
+                    worker = await WorkerProcess.start(self._settings)
+                    current.set(worker_pid=worker.pid)
+                    _log_start(message, worker)
+                    worker.send(request)
+                    await worker.ready()
+                start_s = (time.perf_counter_ns() - start_ns) / 1e9
+            yield worker, start_s
+        except BaseException:
+            if worker is not None:
+                await worker.end()
+            raise
+        if message.fresh:
+            await worker.end()
+        else:
+            await self._warm.keep(worker)
+
+    def _request(self, message: Message, agent: Agent, context: str) -> WorkerRequest:
         recorder, parent = current_recorder(), current_span()
         recording = None
         if recorder is not None:
@@ -69,19 +116,27 @@ class SubprocessMode:
                 "memory": recorder.memory,
                 "traceparent": parent.traceparent if parent is not None else None,
             }
-        told_of = self._context.folder
         return WorkerRequest(
-            agent=message.agent,
-            request=message.request,
-            max_tokens=message.max_tokens,
-            agents=str(self._registry.folder),
-            context=(None if told_of is None else str(told_of), self._context.token_budget),
-            settings=settings,
+            agent=agent.name,
+            prompt=agent.prompt,
+            context=context,
+            token_budget=self._context.token_budget,
+            user=message.request,
+            max_tokens=message.max_tokens or agent.max_tokens,
+            temperature=agent.temperature,
+            deadline_ns=message.deadline_ns,
             recording=recording,
         )
 
 
-async def _read_answer(worker: _Worker, message: Message) -> Answer:
+def _log_start(message: Message, worker: WorkerProcess) -> None:
+    logger.info(
+        "Starting subprocess",
+        extra={"trace_id": message.correlation_id, "agent": message.agent, "pid": worker.pid},
+    )
+
+
+async def _read_answer(worker: WorkerProcess, message: Message) -> ChatResult:
     first_text_ns: int | None = None
     while True:
         reply = await worker.read()
@@ -108,15 +163,21 @@ async def _read_answer(worker: _Worker, message: Message) -> Answer:
             ) from error
 
 
-def _outcome(reply: dict[str, Any], message: Message, first_text_ns: int | None) -> Answer:
+def _outcome(reply: dict[str, Any], message: Message, first_text_ns: int | None) -> ChatResult:
     recorder = current_recorder()
     if recorder is not None and "recorded" in reply:
         recorder.merge(_as_subprocess(reply["recorded"], message))
     if reply["type"] == "error":
-        raise error_class(reply["error"])(reply["message"])
-    answer = reply["answer"]
-    chat = dict(answer["chat"], first_text_ns=first_text_ns)
-    return Answer(ChatResult(**(chat | {"usage": Usage(**chat["usage"])})), answer["agent_cache"])
+        raise _error(reply)
+    chat = dict(reply["chat"], first_text_ns=first_text_ns)
+    return ChatResult(**(chat | {"usage": Usage(**chat["usage"])}))
+
+
+def _error(reply: dict[str, Any]) -> ClaudePMError:
+    error = error_class(reply["error"])(reply["message"])
+    if isinstance(error, ModelError):
+        error.retry_after_s = reply.get("retry_after_s")
+    return error
 
 
 def _as_subprocess(recorded: dict[str, Any], message: Message) -> dict[str, Any]:
@@ -125,110 +186,3 @@ def _as_subprocess(recorded: dict[str, Any], message: Message) -> dict[str, Any]
         {**row, "agent": message.agent, "mode": str(message.mode)} for row in recorded["spans"]
     ]
     return {**recorded, "spans": spans}
-
-
-class _Worker:
-    """A worker process; on leaving the block it is gone, however the block was left."""
-
-    def __init__(self) -> None:
-        self._process: asyncio.subprocess.Process | None = None
-        self._stderr: deque[str] = deque(maxlen=_STDERR_LINES)
-        self._stderr_task: asyncio.Task[None] | None = None
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process is not None else None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_error: object) -> None:
-        process = self._process
-        if process is None:
-            return
-        self._kill(process)
-        await process.wait()
-        if self._stderr_task is not None:
-            await self._stderr_task
-        if process.stdin is not None:
-            process.stdin.close()
-
-    @staticmethod
-    def _kill(process: asyncio.subprocess.Process) -> None:
-        # Its own process group: what it started goes with it, even where it has ended itself.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-    async def start(self, request: WorkerRequest) -> None:
-        """Start the process, hand it the request and wait until it is ready to serve it."""
-        try:
-            self._process = process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                # Without the working folder on its path: files there are the user's, not ours.
-                "-P",
-                "-m",
-                "claude_pm.orchestration.worker",
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,
-                limit=_LINE_LIMIT_BYTES,
-            )
-        except OSError as error:
-            raise WorkerError(f"A worker process could not be started: {error}.") from error
-        assert process.stdin is not None  # noqa: S101 - for the type checker: it is a PIPE
-        self._stderr_task = asyncio.create_task(self._read_stderr())
-        try:
-            process.stdin.write(request.to_json().encode() + b"\n")
-            await process.stdin.drain()
-        except ConnectionError:
-            raise await self._crashed() from None
-        reply = await self.read()
-        if reply.get("type") != "ready":
-            raise WorkerError(f"The worker (pid {self.pid}) did not get ready: it sent {reply!r}.")
-
-    async def read(self) -> dict[str, Any]:
-        """Return the worker's next reply.
-
-        Raises:
-            WorkerError: it ended without one, or what it wrote is no reply.
-        """
-        assert self._process is not None and self._process.stdout is not None  # noqa: S101, PT018
-        try:
-            line = await self._process.stdout.readline()
-        except ValueError as error:
-            raise WorkerError(
-                f"The worker (pid {self.pid}) sent a reply of more than {_LINE_LIMIT_BYTES} bytes."
-            ) from error
-        if not line:
-            raise await self._crashed()
-        try:
-            reply = json.loads(line)
-        except ValueError:
-            reply = None
-        if not isinstance(reply, dict):
-            raise WorkerError(f"The worker (pid {self.pid}) sent what is no reply: {line[:80]!r}.")
-        return reply
-
-    async def _crashed(self) -> WorkerError:
-        assert self._process is not None  # noqa: S101
-        # Not wait(): it waits for the pipes too, which a child of the worker may hold open.
-        while (status := self._process.returncode) is None:  # noqa: ASYNC110
-            await asyncio.sleep(_POLL_S)
-        self._kill(self._process)
-        if self._stderr_task is not None:
-            await self._stderr_task
-        how = (
-            f"was killed by {signal.Signals(-status).name}"
-            if status < 0
-            else f"exited with {status}"
-        )
-        said = f" Its last words: {self._stderr[-1]}" if self._stderr else ""
-        return WorkerError(f"The worker (pid {self.pid}) {how} before it answered.{said}")
-
-    async def _read_stderr(self) -> None:
-        assert self._process is not None and self._process.stderr is not None  # noqa: S101, PT018
-        while line := await self._process.stderr.readline():
-            text = line.decode(errors="replace").strip()
-            if text:
-                self._stderr.append(text)

@@ -1,110 +1,92 @@
-"""The SUBPROCESS worker: ``python -m claude_pm.orchestration.worker`` answers one request.
+"""The SUBPROCESS worker: ``python -m claude_pm.orchestration.worker``.
 
-It reads one line of JSON, a :class:`WorkerRequest`, and writes lines of JSON: ``ready``, then
-``model`` when the model is about to be asked, a ``text`` for every piece, and one ``result`` or
-``error``. Standard input stays open while the parent lives; when it closes, the worker ends.
+It reads lines of JSON from its standard input: the :class:`WorkerSettings`, and then requests
+(:class:`WorkerRequest`), which it answers one after the other. It writes lines of JSON: ``ready``
+once, and for each request ``model`` when the model is about to be asked, a ``text`` for every
+piece, and one ``result`` or ``error`` with what was recorded for it. Standard input stays open
+while the parent wants the worker; when it closes, the worker ends with all that it started.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import sys
+import queue
+import signal
 import threading
-from dataclasses import asdict
-from pathlib import Path
 from typing import IO, Any
 
-from claude_pm.errors import ClaudePMError
-from claude_pm.models import connect
-from claude_pm.orchestration.local_mode import LocalMode
-from claude_pm.orchestration.message_bus import Answer, Message
-from claude_pm.orchestration.modes import OrchestrationMode
-from claude_pm.orchestration.worker_request import WorkerRequest
-from claude_pm.recording import ProfileSession
-from claude_pm.services.agent_registry import AgentRegistry
-from claude_pm.services.context_manager import ContextManager
-from claude_pm.settings import Settings
+from claude_pm.orchestration.memory_limit import limit_hint, limit_memory
+from claude_pm.orchestration.worker_request import WorkerRequest, WorkerSettings
 
-_MIB = 1024 * 1024
+_LOOK_S = 1.0
+"""How often a worker looks whether its parent is still there."""
 
 
 def main() -> None:
-    """Serve the one request that comes on standard input."""
-    replies = _take_stdout()
-    request = WorkerRequest(**json.loads(sys.stdin.readline()))
-    settings = Settings(**request.settings)
-    if settings.memory_limit_mb is not None:
-        _limit_memory(settings.memory_limit_mb * _MIB)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _send(replies, type="ready")
-    _send(replies, **_serve(request, settings, replies))
+    """Serve the requests that come on standard input."""
+    told, replies = _take_pipes()
+    line = told.readline()
+    if not line:
+        return
+    settings = WorkerSettings.from_json(line)
+    limit_mb = settings.memory_limit_mb
+    if limit_mb is not None:
+        # Before the imports: what they take counts too.
+        limit_memory(limit_mb)
+    requests: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(told, requests), daemon=True).start()
+    threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
 
+    def reply(**values: Any) -> None:
+        replies.write(json.dumps(values) + "\n")
+        replies.flush()
 
-def _serve(request: WorkerRequest, settings: Settings, replies: IO[str]) -> dict[str, Any]:
-    session = None
-    if request.recording is not None:
-        session = ProfileSession("worker", role="worker", **request.recording)
-        session.start()
-    outcome: dict[str, Any]
     try:
-        answer = asyncio.run(_answer(request, settings, replies))
-        outcome = {"type": "result", "answer": asdict(answer)}
-    except ClaudePMError as error:
-        outcome = {"type": "error", "error": type(error).__name__, "message": str(error)}
+        from claude_pm.orchestration.worker_road import WorkerRoad
+
+        road = WorkerRoad(settings, reply)
+        reply(type="ready")
+        while True:
+            reply(**road.serve(WorkerRequest.from_json(requests.get())))
     except MemoryError:
-        limit = settings.memory_limit_mb
-        message = "The worker ran out of memory" + (f" (limit {limit} MiB)." if limit else ".")
-        outcome = {"type": "error", "error": "WorkerError", "message": message}
-    if session is not None:
-        outcome["recorded"] = session.dump()
-    return outcome
+        message = f"The worker ran out of memory.{limit_hint(limit_mb)}"
+        reply(type="error", error="WorkerError", message=message)
 
 
-async def _answer(request: WorkerRequest, settings: Settings, replies: IO[str]) -> Answer:
-    model = connect(settings)
-    told_of, token_budget = request.context
-    mode = LocalMode(
-        model,
-        AgentRegistry(Path(request.agents)),
-        ContextManager(None if told_of is None else Path(told_of), token_budget=token_budget),
-        use_cache=settings.cache_enabled,
-    )
-    message = Message(
-        agent=request.agent,
-        request=request.request,
-        mode=OrchestrationMode.SUBPROCESS,
-        max_tokens=request.max_tokens,
-        on_text=lambda text: _send(replies, type="text", text=text),
-        on_call=lambda use: _send(replies, type="model", use=use),
-    )
-    try:
-        return await mode.answer(message)
-    finally:
-        await model.aclose()
+def _take_pipes() -> tuple[IO[str], IO[str]]:
+    """Keep the pipes to the parent for the two to talk alone.
 
-
-def _take_stdout() -> IO[str]:
-    """Keep the pipe to the parent for replies alone: all other prints go to standard error."""
+    All other prints go to standard error, and what the worker starts can neither read the
+    requests nor hold the pipes.
+    """
+    told = os.fdopen(os.dup(0), encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    return replies
+    return told, replies
 
 
-def _send(replies: IO[str], **message: Any) -> None:
-    replies.write(json.dumps(message) + "\n")
-    replies.flush()
+def _read(told: IO[str], requests: queue.SimpleQueue[str]) -> None:
+    for line in told:
+        requests.put(line)
+    _end()
 
 
-def _limit_memory(limit_bytes: int) -> None:
-    import resource
+def _watch_parent(parent: int) -> None:
+    # Another child of the parent may hold the other end of the pipe: then it closes too late.
+    never = threading.Event()
+    while os.getppid() == parent:
+        never.wait(_LOOK_S)
+    _end()
 
-    resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
 
-
-def _end_with_parent() -> None:
-    sys.stdin.read()
+def _end() -> None:
+    # Nothing that a worker holds is worth keeping, and nothing it has started may stay.
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 

@@ -94,10 +94,12 @@ class ProfileSession:
 
     def start(self) -> Profile:
         """Begin to record; the tables of the returned profile are there after :meth:`stop`."""
-        from claude_pm.settings import read_settings
+        if self._role == "kernel":
+            from claude_pm.settings import read_settings
 
-        # Now, not at the end: a bad variable shall not cost the profile.
-        self._settings = read_settings().public()
+            # Now, not at the end: a bad variable shall not cost the profile. (What a worker
+            # records becomes a part of its parent's profile.)
+            self._settings = read_settings().public()
         self._created_at = datetime.now(UTC)
         if self._memory_option is not None:
             from claude_pm.recording.memory import RssSampler
