@@ -22,7 +22,8 @@ class Reply:
 
     ``ending`` of a stream: ``complete``; ``broken off`` closes the connection without an end;
     ``held`` keeps silent until the client closes it, which sets ``MessagesServer.closed``.
-    ``silent`` never answers at all.
+    ``silent`` never answers at all. ``raw`` are bytes that go out in place of an HTTP answer,
+    before the connection is closed.
     """
 
     status: int = 200
@@ -31,6 +32,7 @@ class Reply:
     events: Sequence[Mapping[str, Any] | str] = ()
     ending: Ending = "complete"
     silent: bool = False
+    raw: bytes | None = None
 
 
 def stream(*events: Mapping[str, Any] | str, ending: Ending = "complete") -> Reply:
@@ -46,6 +48,7 @@ def failure(status: int, kind: str, message: str, **headers: str) -> Reply:
 
 
 SILENT = Reply(silent=True)
+DROPPED = Reply(raw=b"")
 
 
 def start(model: str = "claude-scripted", **usage: int | None) -> dict[str, Any]:
@@ -127,6 +130,10 @@ class _Handler(BaseHTTPRequestHandler):
         if reply.silent:
             self._hold()
             return
+        if reply.raw is not None:
+            self.close_connection = True
+            self.wfile.write(reply.raw)
+            return
         self.send_response(reply.status)
         for name, value in reply.headers.items():
             self.send_header(name, value)
@@ -191,13 +198,14 @@ class _Server(ThreadingHTTPServer):
 class MessagesServer:
     """Answers ``POST`` with the scripted replies in turn, ``GET /v1/models`` with ``models``.
 
-    ``counts`` is its answer to ``/v1/messages/count_tokens``; None has it know no such address.
+    ``counts`` is its answer to ``/v1/messages/count_tokens``: a number of tokens, or a reply; None
+    has it know no such address.
     """
 
     def __init__(self) -> None:
         self.models: list[str] | Reply = ["claude-scripted"]
         self.received: list[Received] = []
-        self.counts: int | None = None
+        self.counts: int | Reply | None = None
         self.counted: list[Received] = []
         self.closed = threading.Event()
         self._arrived = threading.Condition()
@@ -243,6 +251,8 @@ class MessagesServer:
         self.counted.append(received)
         if self.counts is None:
             return failure(404, "not_found_error", "There is no such address.")
+        if isinstance(self.counts, Reply):
+            return self.counts
         return Reply(200, json.dumps({"input_tokens": self.counts}))
 
 

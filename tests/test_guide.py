@@ -354,7 +354,7 @@ class TestOptimizationTechniques:
         await names["async_client"].aclose()
         client = connect(read_settings(model="claude-test", api_key="none"))
         assert isinstance(client, MessagesClient)
-        assert (client._max_connections, client._timeout_s) == (10, 30.0)
+        assert (client._address.max_connections, client._address.timeout_s) == (10, 30.0)
 
     async def test_async_processing(self, tmp_path: Path) -> None:
         """Files can be read at the same time; the context manager reads its own so."""

@@ -16,9 +16,9 @@ def list_models(
     *, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
 ) -> None:
     """List the model in use (CLAUDE_PM_MODEL, CLAUDE_PM_BASE_URL) and the embedded one."""
+    from claude_pm.model_names import EMBEDDED
     from claude_pm.models.connect import CLAUDE_URL
     from claude_pm.models.weights import FILE_NAME, SIZE_BYTES, default_weights_path
-    from claude_pm.model_names import EMBEDDED
     from claude_pm.settings import read_settings
 
     settings = read_settings()

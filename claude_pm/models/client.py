@@ -11,9 +11,10 @@ import json
 import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from claude_pm.errors import (
     ContextTooLongError,
@@ -25,21 +26,25 @@ from claude_pm.errors import (
     ModelResponseError,
     UnknownModelError,
 )
+from claude_pm.models.connections import Address, Pool, borrow_pool, return_pool
+from claude_pm.models.event_stream import EventStream, EventTooLongError
 from claude_pm.models.messages import ChatRequest, Completion, ModelUse, TextDelta, Usage
+from claude_pm.models.pricing import load_prices
 from claude_pm.models.prompt_caching import Breakpoints, place_breakpoints
-from claude_pm.recording import current_span
+from claude_pm.recording import current_recorder, current_span, span
 
 if TYPE_CHECKING:
     import httpx2
 
 logger = logging.getLogger("claude_pm.models")
 
-API_VERSION = "2023-06-01"
 MAX_CONNECTIONS = 10
 TIMEOUT_S = 30.0
 _PROMPTS_REMEMBERED = 256
-_CONNECT_TIMEOUT_S = 10.0
-_MAX_PORT = 65_535
+_COUNT_TIMEOUT_S = 5.0
+_NO_ENDPOINT = (
+    HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED,
+)  # fmt: skip
 _COUNTS = (
     "input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens",
 )  # fmt: skip
@@ -75,16 +80,16 @@ class MessagesClient:
     ) -> None:
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
         self.model = model
-        self._api_key = api_key
         self._timeout_s = timeout_s
-        self._cache = cache
-        self._keep_alive = keep_alive
         self._max_connections = max_connections
+        self._address = Address(
+            self.base_url, api_key, timeout_s, keep_alive, max_connections, use_proxy
+        )
+        self._cache = cache
         self.concurrency: int | None = max_connections
-        self._use_proxy = use_proxy
         # A connection pool belongs to the event loop it was first used in.
-        self._pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
-        self._breakpoints: dict[tuple[str, ...], Breakpoints] = {}
+        self._pools: dict[asyncio.AbstractEventLoop, Pool] = {}
+        self._systems: dict[tuple[str, ...], _System] = {}
         self._counts_tokens = True
 
     async def prepare(self) -> None:
@@ -94,20 +99,29 @@ class MessagesClient:
             UnknownModelError: the server does not list exactly one model.
         """
         if self.model is None:
-            self.model = await self._only_model()
+            with span("find_model") as current:
+                self.model = await self._only_model()
+                current.set(model=self.model)
+        if current_recorder() is not None:
+            load_prices(self.model)
 
     async def count_tokens(self, text: str) -> int | None:
-        """Return how many tokens the server makes of a text; None where it cannot say."""
+        """Return how many tokens the server makes of a text; None where it cannot say.
+
+        A server without ``/v1/messages/count_tokens`` is asked once.
+        """
         if not self._counts_tokens:
             return None
         try:
             await self.prepare()
-            body = {"model": self.model, "messages": [{"role": "user", "content": text}]}
-            async with self._send("POST", "/v1/messages/count_tokens", body) as response:
+            fields = {"model": self.model, "messages": [{"role": "user", "content": text}]}
+            body = json.dumps(fields).encode()
+            path = "/v1/messages/count_tokens"
+            async with self._open("POST", path, body, timeout_s=_COUNT_TIMEOUT_S) as response:
+                self._counts_tokens = response.status_code not in _NO_ENDPOINT
+                await self._check(response)
                 counted = _json(await response.aread()).get("input_tokens")
         except ModelError as error:
-            # Most servers but Claude's own have no such endpoint.
-            self._counts_tokens = error.retryable
             logger.debug("%s counts no tokens: %s", self.base_url, error)
             return None
         return counted if isinstance(counted, int) else None
@@ -123,65 +137,62 @@ class MessagesClient:
 
         ``extra`` are fields of the body that only some servers know.
         """
-        body = {**self._body(request, await self._marked(request.system)), **(extra or {})}
-        import httpx2
-
+        system = await self._system(request.system)
+        if system.note is not None:
+            current = current_span()
+            if current is not None:
+                current.set(prompt_cache=system.note)
+        body = self._body(request, system, extra or {})
         async with self._send("POST", "/v1/messages", body) as response:
             reading = _Reading(model=self.model or "")
-            async for event in httpx2.EventSource(response):
+            events = EventStream()
+            async with aclosing(_event_bytes(response)) as chunks:
                 # What follows the end is no event (vLLM: "[DONE]"), but has to be read: a
                 # connection serves again only when its answer was read to the last byte.
-                if reading.ended or not event.data:
-                    continue
-                text = reading.take(_json(event.data))
-                if text:
-                    yield TextDelta(text)
+                async for chunk in chunks:
+                    for event in events.feed(chunk):
+                        if event and not reading.ended:
+                            text = reading.take(_json(event))
+                            if text:
+                                yield TextDelta(text)
             yield reading.completion()
 
     async def aclose(self) -> None:
-        """Close the connections of the running loop."""
+        """Close the connections of the running loop, unless another client shares them."""
         pool = self._pools.pop(asyncio.get_running_loop(), None)
         if pool is not None:
-            await pool.aclose()
+            await return_pool(self._address, pool)
 
-    async def _marked(self, system: tuple[str, ...]) -> frozenset[int]:
-        """Return the positions of the blocks that get a breakpoint of the prompt cache."""
-        if not self._cache:
-            return frozenset()
-        placed = self._breakpoints.get(system)
-        if placed is None:
-            placed = await place_breakpoints(self.model or "", system, self.count_tokens)
-            if placed.note is not None:
-                logger.info("The prompt of %d characters is %s.", len("".join(system)), placed.note)
-            if len(self._breakpoints) >= _PROMPTS_REMEMBERED:
-                self._breakpoints.clear()
-            self._breakpoints[system] = placed
-        if placed.note is not None:
-            span = current_span()
-            if span is not None:
-                span.set(prompt_cache=placed.note)
-        return placed.blocks
+    async def _system(self, blocks: tuple[str, ...]) -> _System:
+        """Return the system prompt as it is sent; decided and written once, for it is long."""
+        known = self._systems.get(blocks)
+        if known is not None:
+            return known
+        placed = Breakpoints(frozenset())
+        if self._cache:
+            placed = await place_breakpoints(self.model or "", blocks, self.count_tokens)
+        # Requests that came together asked for the count together: it is said once.
+        if placed.note is not None and blocks not in self._systems:
+            logger.info("The prompt of %d characters is %s.", len("".join(blocks)), placed.note)
+        if len(self._systems) >= _PROMPTS_REMEMBERED:
+            self._systems.clear()
+        system = self._systems[blocks] = _System(_system_json(blocks, placed.blocks), placed.note)
+        return system
 
-    def _body(self, request: ChatRequest, marked: frozenset[int]) -> dict[str, Any]:
-        system: list[dict[str, Any]] = [
-            {"type": "text", "text": text, "cache_control": {"type": "ephemeral"}}
-            if position in marked
-            else {"type": "text", "text": text}
-            for position, text in enumerate(request.system)
-            if text
-        ]
-        body: dict[str, Any] = {
+    def _body(self, request: ChatRequest, system: _System, extra: Mapping[str, Any]) -> bytes:
+        fields: dict[str, Any] = {
             "model": self.model,
             "max_tokens": request.max_tokens,
             "stream": True,
             "messages": [{"role": "user", "content": request.user}],
         }
-        if system:
-            body["system"] = system
         # Claude refuses it since Opus 4.7: its API has no sampling parameters any more.
         if request.temperature is not None and "claude" not in (self.model or "").lower():
-            body["temperature"] = request.temperature
-        return body
+            fields["temperature"] = request.temperature
+        written = json.dumps({**fields, **extra})
+        if system.json:
+            written = f'{written[:-1]}, "system": {system.json}}}'
+        return written.encode()
 
     async def _only_model(self) -> str:
         async with self._send("GET", "/v1/models", None) as response:
@@ -197,16 +208,36 @@ class MessagesClient:
 
     @asynccontextmanager
     async def _send(
-        self, method: str, path: str, body: dict[str, Any] | None
+        self, method: str, path: str, body: bytes | None
+    ) -> AsyncIterator[httpx2.Response]:
+        async with self._open(method, path, body) as response:
+            await self._check(response)
+            yield response
+
+    async def _check(self, response: httpx2.Response) -> None:
+        if response.status_code != HTTPStatus.OK:
+            raise self._error_of(response, await response.aread())
+
+    @asynccontextmanager
+    async def _open(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        *,
+        timeout_s: float | None = None,
     ) -> AsyncIterator[httpx2.Response]:
         import httpx2
 
         try:
             pool = await self._pool()
-            async with pool.stream(method, path, json=body) as response:
-                if response.status_code != httpx2.codes.OK:
-                    raise self._error_of(response, await response.aread())
+            response = await pool.client.send(
+                pool.request(method, path, body, timeout_s=timeout_s), stream=True
+            )
+            try:
                 yield response
+            finally:
+                await response.aclose()
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise ModelConnectionError(
                 f"No server answers at {self.base_url} ({_said(error)}). "
@@ -214,50 +245,31 @@ class MessagesClient:
             ) from error
         except httpx2.PoolTimeout as error:
             raise ModelConnectionError(
-                f"All {self._max_connections} connections to {self.base_url} were busy for "
-                f"{self._timeout_s:g} s."
+                f"All {self._max_connections} connections to {self.base_url} were busy "
+                f"for {timeout_s or self._timeout_s:g} s."
             ) from error
         except httpx2.TimeoutException as error:
             raise ModelConnectionError(
-                f"The server at {self.base_url} was silent for {self._timeout_s:g} s."
+                f"The server at {self.base_url} was silent for {timeout_s or self._timeout_s:g} s."
             ) from error
         except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
             raise ModelRequestError(f"{self.base_url} is no http(s) address: {error}.") from error
-        except httpx2.SSEError as error:
+        except EventTooLongError as error:
             raise _not_of_the_api(str(error)) from error
         except httpx2.HTTPError as error:
             raise ModelConnectionError(
                 f"The connection to {self.base_url} broke: {_said(error)}."
             ) from error
 
-    async def _pool(self) -> httpx2.AsyncClient:
+    async def _pool(self) -> Pool:
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None:
             # A list: another thread may add its loop meanwhile.
             for ended in [other for other in list(self._pools) if other.is_closed()]:
                 self._pools.pop(ended, None)
-            pool = self._pools[loop] = _Pool(self._new_client())
-            await pool.open()
-        return pool.client
-
-    def _new_client(self) -> httpx2.AsyncClient:
-        import httpx2
-
-        headers = {"anthropic-version": API_VERSION}
-        if self._api_key is not None:
-            headers["x-api-key"] = _checked_key(self._api_key)
-        if not self._keep_alive:
-            headers["connection"] = "close"
-        return httpx2.AsyncClient(
-            base_url=_checked_address(self.base_url),
-            headers=headers,
-            limits=httpx2.Limits(max_connections=self._max_connections),
-            timeout=httpx2.Timeout(self._timeout_s, connect=_CONNECT_TIMEOUT_S),
-            trust_env=self._use_proxy,
-            # Reading the certificates takes longer than the road; plain http needs none.
-            verify=not self.base_url.startswith("http://"),
-        )
+            pool = self._pools[loop] = await borrow_pool(self._address)
+        return pool
 
     def _error_of(self, response: httpx2.Response, body: bytes) -> ModelError:
         try:
@@ -277,28 +289,37 @@ class MessagesClient:
         )
 
 
-class _Pool:
-    """The connections of one event loop, closed with it where nobody closes them before."""
+@dataclass(frozen=True, slots=True)
+class _System:
+    """A system prompt as it is sent, and why nothing of it is cached, where that is so."""
 
-    def __init__(self, client: httpx2.AsyncClient) -> None:
-        self.client = client
-        self._lifetime = _closing(client)
-
-    async def open(self) -> None:
-        """Have the running loop close the client when it ends."""
-        await anext(self._lifetime)
-
-    async def aclose(self) -> None:
-        await self._lifetime.aclose()
+    json: str
+    note: str | None
 
 
-async def _closing(client: httpx2.AsyncClient) -> AsyncGenerator[None, None]:
-    # asyncio.run ends the generators that are still open before it closes its loop. Later is too
-    # late: a closed loop's sockets can only be left to the garbage collector.
-    try:
-        yield
-    finally:
-        await client.aclose()
+def _system_json(blocks: tuple[str, ...], marked: frozenset[int]) -> str:
+    system: list[dict[str, Any]] = [
+        {"type": "text", "text": text, "cache_control": {"type": "ephemeral"}}
+        if position in marked
+        else {"type": "text", "text": text}
+        for position, text in enumerate(blocks)
+        if text
+    ]
+    return json.dumps(system) if system else ""
+
+
+def _event_bytes(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
+    """Return the bytes of a stream of events as they come."""
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "text/event-stream":
+        raise _not_of_the_api(f"it is of the type {kind!r}, not a stream of events")
+    if response.headers.get("content-encoding", "identity") == "identity":
+        # Not through aiter_bytes(): its layers take as long for an event as all that we do.
+        chunks = aiter(response.stream)  # type: ignore[arg-type]
+    else:
+        chunks = aiter(response.aiter_bytes())
+    # Both are generators: what is left half read has to be closed.
+    return cast("AsyncGenerator[bytes, None]", chunks)
 
 
 class _Reading:
@@ -388,26 +409,6 @@ def _not_of_the_api(what: str) -> ModelResponseError:
     )
 
 
-def _checked_address(base_url: str) -> httpx2.URL:
-    import httpx2
-
-    address = httpx2.URL(base_url)
-    if address.port is not None and address.port > _MAX_PORT:
-        # The event loop's own error for it is an OverflowError in a group.
-        raise httpx2.InvalidURL(f"there is no port {address.port}")
-    return address
-
-
-def _checked_key(key: str) -> str:
-    # Refused here: httpx2 would show the key in its error.
-    if not key.isascii() or not key.isprintable():
-        raise ModelAuthenticationError(
-            "The key has characters that no key has, such as a line end or a letter that is not "
-            "ASCII. Check CLAUDE_PM_API_KEY or ANTHROPIC_API_KEY."
-        )
-    return key
-
-
 def _error(  # noqa: PLR0911 - a table of cases
     status: int,
     kind: str,
@@ -441,6 +442,7 @@ def _error(  # noqa: PLR0911 - a table of cases
         "rate_limit_error",
         "overloaded_error",
         "api_error",
+        "timeout_error",
     ):
         return ModelOverloadedError(
             f"The server cannot take it now ({said}).", retry_after_s=retry_after_s

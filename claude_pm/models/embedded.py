@@ -85,6 +85,8 @@ class EmbeddedServer:
         parameters.cache_ram_mib = _PROMPT_CACHE_MIB if cache else 0
         parameters.cpuparams.n_threads = _threads()
         parameters.cpuparams_batch.n_threads = _threads()
+        # Threads that spin while they wait take the CPUs from other processes, and gain nothing.
+        parameters.cpuparams.poll = parameters.cpuparams_batch.poll = 0
         parameters.n_threads_http = _HTTP_THREADS
         parameters.sse_ping_interval = _PING_S
         parameters.sampling.penalty_repeat = _REPEAT_PENALTY

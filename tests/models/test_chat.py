@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import random
+import re
 import time
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -24,7 +26,7 @@ from claude_pm.errors import (
 from claude_pm.models import ChatRequest, Completion, MessagesClient, TextDelta, Usage, chat
 from claude_pm.testing import FakeClock, FakeModel
 from tests import messages_server as api
-from tests.messages_server import MessagesServer
+from tests.messages_server import MessagesServer, Reply
 from tests.road_fixtures import span_rows
 
 chat_module = importlib.import_module("claude_pm.models.chat")
@@ -161,8 +163,8 @@ class TestSpan:
 
 @pytest.fixture
 def _longest_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw the longest wait that may be drawn."""
-    monkeypatch.setattr(chat_module._random, "uniform", lambda low, high: high)
+    """Draw the longest wait that may be drawn, and add nothing to what the server asks for."""
+    monkeypatch.setattr(chat_module._random, "uniform", lambda low, high: low or high)
 
 
 @pytest.mark.usefixtures("_longest_waits")
@@ -210,17 +212,31 @@ class TestRetries:
         assert (told["attempt"], told["asked_s"]) == (1, 7.0)
         assert told["reason"] == str(busy(7.0))
 
-    @pytest.mark.parametrize(("left_s", "asked"), [(7.5, 2), (6.5, 1)])
+    async def test_failed_attempts_say_what_follows(self) -> None:
+        """A failed attempt's span has the wait after it, and the one the server asked for."""
+        clock = FakeClock()
+        model = FakeModel(errors=[busy(7.0), busy(), busy(9.0)])
+        _, spans, _ = await recorded(model, REQUEST, sleep=clock.sleep)
+        told = [json.loads(row["attributes"]) for row in spans]
+        assert told == [
+            {"attempt": 1, "retry_after_s": 7.0, "retry_in_s": 7.0},
+            {"attempt": 2, "retry_in_s": 1.0},
+            {"attempt": 3, "retry_after_s": 9.0},
+        ]
+        assert [row["error"] for row in spans] == [f"ModelOverloadedError: {BUSY}"] * 3
+
+    @pytest.mark.parametrize(("left_s", "asked"), [(600.0, 2), (6.5, 1)])
     async def test_deadline(self, left_s: float, asked: int) -> None:
         """No wait goes beyond the time limit: the error is raised at once, and says so."""
         clock = FakeClock()
         model = FakeModel("ok", errors=[busy(7.0)])
-        outcome, _, _ = await recorded(
+        outcome, spans, _ = await recorded(
             model,
             REQUEST,
             sleep=clock.sleep,
             deadline_ns=time.perf_counter_ns() + round(left_s * 1e9),
         )
+        assert ("retry_in_s" in spans[0]["attributes"]) == (asked == 2)
         assert len(model.requests) == asked
         if asked == 1:
             assert isinstance(outcome, ModelOverloadedError)
@@ -261,42 +277,220 @@ class TestRetries:
         assert clock.sleeps_s == []
         assert attempts(spans) == [(1, "error", f"{type(error).__name__}: no")]
 
-    async def test_not_after_text(self, server: MessagesServer) -> None:
-        """Text that was passed on is not said twice: an answer that breaks off is an error."""
-        server.script(
-            api.stream(api.start(), api.delta("Hel"), ending="broken off"), api.answer("Hello")
+
+OVERLOADED = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+HELLO = (api.start(), api.BLOCK_START, api.delta("Hel"))
+SOON_SILENT_S = 1.0
+
+
+class TestFaults:
+    """What a server can do wrong, over HTTP: what becomes of the request, and what is recorded."""
+
+    @pytest.mark.parametrize(
+        ("fault", "error", "retry_after_s"),
+        [
+            pytest.param(
+                api.failure(429, "rate_limit_error", "slow down"),
+                "ModelOverloadedError: .*slow down",
+                None,
+                id="429",
+            ),
+            pytest.param(
+                api.failure(429, "rate_limit_error", "slow down", retry_after="3"),
+                "ModelOverloadedError: .*slow down",
+                3.0,
+                id="429-retry-after",
+            ),
+            pytest.param(
+                api.failure(529, "overloaded_error", "Overloaded", retry_after="2.5"),
+                "ModelOverloadedError: .*Overloaded",
+                2.5,
+                id="529",
+            ),
+            pytest.param(Reply(500, "oops"), "ModelOverloadedError: .*500.*oops", None, id="500"),
+            pytest.param(
+                Reply(503, "", {"retry-after": "0"}),
+                "ModelOverloadedError: .*503",
+                0.0,
+                id="503",
+            ),
+            pytest.param(api.DROPPED, "ModelConnectionError: .*broke", None, id="dropped-at-once"),
+            pytest.param(
+                Reply(raw=b"HTTP/1.1 200 OK\r\ncontent-type: text/ev"),
+                "ModelConnectionError: .*broke",
+                None,
+                id="dropped-in-the-headers",
+            ),
+            pytest.param(
+                Reply(raw=b"\x16\x03\x01 this is no HTTP\r\n\r\n"),
+                "ModelConnectionError: .*broke",
+                None,
+                id="not-http",
+            ),
+            pytest.param(
+                api.stream(api.start(), api.BLOCK_START, ending="broken off"),
+                "ModelConnectionError: .*broke",
+                None,
+                id="dropped-before-text",
+            ),
+            pytest.param(
+                api.stream(api.start(), api.BLOCK_START),
+                "ModelConnectionError: .*broke off",
+                None,
+                id="ended-before-text",
+            ),
+            pytest.param(
+                api.stream(api.PING, api.start(), OVERLOADED),
+                "ModelOverloadedError: .*Overloaded",
+                None,
+                id="error-event-before-text",
+            ),
+            pytest.param(api.SILENT, "ModelConnectionError: .*silent for 1 s", None, id="silent"),
+            pytest.param(
+                api.stream(api.start(), ending="held"),
+                "ModelConnectionError: .*silent for 1 s",
+                None,
+                id="silent-before-text",
+            ),
+        ],
+    )
+    async def test_tried_again(
+        self, server: MessagesServer, fault: Reply, error: str, retry_after_s: float | None
+    ) -> None:
+        """Before any text the request is sent again; both attempts and the wait are recorded."""
+        silent = fault.silent or fault.ending == "held"
+        server.script(fault, api.answer("Hello"))
+        client = MessagesClient(
+            server.url, model="m", timeout_s=SOON_SILENT_S if silent else api.WAIT_S
         )
-        client = MessagesClient(server.url, model="m")
         clock = FakeClock()
         heard: list[str] = []
-        outcome, spans, _ = await recorded(client, REQUEST, on_text=heard.append, sleep=clock.sleep)
-        await client.aclose()
-        assert isinstance(outcome, ModelConnectionError)
-        assert (heard, clock.sleeps_s, len(server.received)) == (["Hel"], [], 1)
-        assert spans[0]["ttft_s"] is not None
-
-    async def test_over_http(self, server: MessagesServer) -> None:
-        """The same through the client: a 529 that asks for 2 s, a broken stream, an answer."""
-        server.script(
-            api.failure(529, "overloaded_error", "Overloaded", retry_after="2"),
-            api.stream(api.start(), ending="broken off"),
-            api.answer("Hello"),
+        result, spans, profile = await recorded(
+            client, REQUEST, on_text=heard.append, sleep=clock.sleep
         )
+        await client.aclose()
+        assert (result.text, heard) == ("Hello", ["Hello"])
+        assert [row["name"] for row in span_rows(profile)] == ["chat", "wait_to_retry", "chat"]
+        failed, answered = spans
+        assert (failed["status"], answered["status"]) == ("error", "ok")
+        assert re.match(error, failed["error"])
+        assert failed["ttft_s"] is None
+        told = json.loads(failed["attributes"])
+        (wait_s,) = clock.sleeps_s
+        assert (told["attempt"], told["retry_in_s"]) == (1, wait_s)
+        assert told.get("retry_after_s") == retry_after_s
+        assert wait_s >= (retry_after_s or 0.0)
+        assert server.received[0].body == server.received[1].body
+
+    @pytest.mark.parametrize(
+        ("fault", "error"),
+        [
+            pytest.param(
+                api.stream(*HELLO, ending="broken off"), ModelConnectionError, id="dropped"
+            ),
+            pytest.param(api.stream(*HELLO), ModelConnectionError, id="ended"),
+            pytest.param(api.stream(*HELLO, OVERLOADED), ModelOverloadedError, id="error-event"),
+            pytest.param(api.stream(*HELLO, "data: {garbage"), ModelResponseError, id="garbage"),
+            pytest.param(api.stream(*HELLO, ending="held"), ModelConnectionError, id="silent"),
+        ],
+    )
+    async def test_not_after_text(
+        self, server: MessagesServer, fault: Reply, error: type[ModelError]
+    ) -> None:
+        """Text that was passed on is not said twice: an answer that breaks off is an error."""
+        server.script(fault, api.answer("Hello"))
+        client = MessagesClient(server.url, model="m", timeout_s=SOON_SILENT_S)
+        clock = FakeClock()
+        heard: list[str] = []
+        outcome, (span,), _ = await recorded(
+            client, REQUEST, on_text=heard.append, sleep=clock.sleep
+        )
+        await client.aclose()
+        assert type(outcome) is error
+        assert (heard, clock.sleeps_s, len(server.received)) == (["Hel"], [], 1)
+        assert (span["status"], span["error"]) == ("error", f"{error.__name__}: {outcome}")
+        assert span["ttft_s"] is not None
+        assert "retry_in_s" not in span["attributes"]
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            pytest.param(Reply(200, "<html>Sign in</html>"), id="html"),
+            pytest.param(api.stream("data: garbage"), id="garbage"),
+        ],
+    )
+    async def test_another_protocol(self, server: MessagesServer, fault: Reply) -> None:
+        """A server that speaks something else is not asked again."""
+        server.script(fault)
+        client = MessagesClient(server.url, model="m")
+        outcome, spans, _ = await recorded(client, REQUEST)
+        await client.aclose()
+        assert isinstance(outcome, ModelResponseError)
+        assert attempts(spans) == [(1, "error", f"ModelResponseError: {outcome}")]
+
+    async def test_three_faults(self, server: MessagesServer) -> None:
+        """The third attempt is the last, whatever the faults were."""
+        server.script(api.DROPPED, Reply(503, ""), api.stream(OVERLOADED), api.answer("Hello"))
         client = MessagesClient(server.url, model="m")
         clock = FakeClock()
-        result, spans, _ = await recorded(client, REQUEST, sleep=clock.sleep)
+        outcome, spans, _ = await recorded(client, REQUEST, sleep=clock.sleep)
+        await client.aclose()
+        assert isinstance(outcome, ModelOverloadedError)
+        assert [status for _, status, _ in attempts(spans)] == ["error"] * 3
+        assert len(clock.sleeps_s) == 2
+
+    async def test_finding_the_model(self, server: MessagesServer) -> None:
+        """A server that is busy when its models are listed is asked again; each is a span."""
+        server.models = api.failure(503, "api_error", "starting", retry_after="2")
+        server.script(api.answer("Hello"))
+        client = MessagesClient(server.url, model=None)
+        sleeps_s: list[float] = []
+
+        async def sleep(seconds: float) -> None:
+            sleeps_s.append(seconds)
+            server.models = ["smol"]
+
+        result, _, profile = await recorded(client, REQUEST, sleep=sleep)
         await client.aclose()
         assert result.text == "Hello"
-        assert clock.sleeps_s == [2.0, 1.0]
-        assert [row["status"] for row in spans] == ["error", "error", "ok"]
+        assert 2.0 <= sleeps_s[0] <= 2.2
+        rows = [(row["name"], row["status"]) for row in span_rows(profile)]
+        assert rows == [
+            ("find_model", "error"),
+            ("wait_to_retry", "ok"),
+            ("find_model", "ok"),
+            ("chat", "ok"),
+        ]
 
 
 async def test_clients_do_not_come_back_together() -> None:
-    """Without a word of the server the wait is drawn anew each time, up to 0.5 s and 1 s."""
+    """The wait is drawn anew each time: up to 0.5 s and 1 s, where the server asks for none."""
     waits: list[list[float]] = []
     for _ in range(50):
         clock = FakeClock()
-        await recorded(FakeModel(errors=[busy(), busy()]), REQUEST, sleep=clock.sleep)
+        await chat(FakeModel(errors=[busy(), busy()]), REQUEST, sleep=clock.sleep)
         waits.append(clock.sleeps_s)
-    assert all(0.25 <= first <= 0.5 <= second <= 1.0 for first, second in waits)
+    assert all(0 <= first <= 0.5 and 0 <= second <= 1.0 for first, second in waits)
+    assert min(first for first, _ in waits) < 0.2
+    assert max(second for _, second in waits) > 0.6
     assert len({first for first, _ in waits}) > 40
+
+
+async def test_never_sooner_than_the_server_asks() -> None:
+    """A ``retry-after`` is kept to, and spread over a tenth above it."""
+    waits: list[float] = []
+    for _ in range(50):
+        clock = FakeClock()
+        await chat(FakeModel(errors=[busy(7.0)]), REQUEST, sleep=clock.sleep)
+        waits += clock.sleeps_s
+    assert all(7.0 <= wait <= 7.7 for wait in waits)
+    assert len(set(waits)) > 40
+
+
+async def test_the_users_seed_is_left_alone() -> None:
+    """Retrying draws nothing from the generator that the user may have seeded."""
+    random.seed(1)
+    before = random.getstate()
+    clock = FakeClock()
+    await recorded(FakeModel(errors=[busy(), busy(7.0)]), REQUEST, sleep=clock.sleep)
+    assert random.getstate() == before

@@ -24,7 +24,7 @@ from claude_pm.errors import (
     UnknownModelError,
 )
 from claude_pm.models import ChatRequest, Completion, MessagesClient, TextDelta, Usage
-from claude_pm.models.client import _Pool
+from claude_pm.models.connections import Pool
 from tests import messages_server as api
 from tests.messages_server import MessagesServer, Reply
 
@@ -522,7 +522,7 @@ class TestConnectionErrors:
         async with httpx2.AsyncClient(
             base_url=client.base_url, transport=FailingTransport(error, at_once=at_once)
         ) as pool:
-            client._pools[asyncio.get_running_loop()] = _Pool(pool)
+            client._pools[asyncio.get_running_loop()] = Pool(pool)
             with pytest.raises(ModelError) as caught:
                 await collect(client)
         assert isinstance(caught.value.__cause__, error)
@@ -551,7 +551,7 @@ class TestConnectionErrors:
     async def test_all_connections_busy(self, server: MessagesServer) -> None:
         """A pool that is used up is not the server's silence: the error says what is."""
         server.script(api.stream(api.start(), api.delta("Hello"), ending="held"))
-        client = MessagesClient(server.url, model="m", max_connections=1, timeout_s=0.5)
+        client = MessagesClient(server.url, model="m", max_connections=1, timeout_s=1.0)
         held = client.stream(REQUEST)
         await anext(held)
         with pytest.raises(ModelConnectionError, match="connections") as caught:
@@ -626,6 +626,39 @@ class TestConnections:
             await collect(client)
         await client.aclose()
         assert len({received.port for received in server.received}) == connections
+
+    async def test_clients_of_one_server_share(self, server: MessagesServer) -> None:
+        """Two clients with the same address and key use the same connections."""
+        server.script(*[api.answer("ok")] * 3)
+        first, second, other = (MessagesClient(server.url, model="m", api_key=k) for k in "aab")
+        for client in (first, second, other):
+            await collect(client)
+            await client.aclose()
+        ports = [received.port for received in server.received]
+        # Each was closed before the next one asked.
+        assert len(set(ports)) == 3
+
+        server.script(*[api.answer("ok")] * 3)
+        for client in (first, second, other):
+            await collect(client)
+        for client in (first, second, other):
+            await client.aclose()
+        ports = [received.port for received in server.received[3:]]
+        assert (ports[0] == ports[1], ports[0] == ports[2]) == (True, False)
+
+    async def test_closing_one_client_leaves_the_other(self, server: MessagesServer) -> None:
+        """A client that is closed does not break the answer that another one is reading."""
+        server.script(api.answer("ok"), api.answer("Hello", "!"), api.answer("again"))
+        first, second = (MessagesClient(server.url, model="m") for _ in range(2))
+        await collect(first)
+        events = second.stream(REQUEST)
+        await anext(events)
+        await first.aclose()
+        rest = [event async for event in events]
+        assert rest[0] == TextDelta("!")
+        assert (await collect(first))[0] == ["again"]
+        for client in (first, second, second):
+            await client.aclose()
 
     def test_one_client_in_two_loops(self, server: MessagesServer) -> None:
         """A client may serve one event loop after another."""

@@ -44,6 +44,32 @@ def test_who_answers(settings: dict[str, Any], expected: type | tuple[str, str |
         assert (model.base_url, model.model) == expected
 
 
+@pytest.mark.parametrize(
+    ("settings", "silence_s", "connections"),
+    [
+        pytest.param({}, 30.0, 10, id="nothing-set"),
+        pytest.param({"request_timeout": 120.0}, 120.0, 10, id="a-longer-request"),
+        pytest.param({"request_timeout": 60.0}, 60.0, 10, id="the-default-by-name"),
+        pytest.param({"max_workers": 25}, 30.0, 25, id="more-workers-than-connections"),
+    ],
+)
+def test_limits(settings: dict[str, Any], silence_s: float, connections: int) -> None:
+    """A server may be silent for 30 s, if no other limit is set; each worker has a connection."""
+    model = connect(read_settings(base_url=SERVER, **settings))
+    assert isinstance(model, MessagesClient)
+    assert model._timeout_s == silence_s
+    assert model.concurrency == connections
+
+
+def test_limits_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time limit that the environment sets counts as set."""
+    monkeypatch.setenv("CLAUDE_PM_BASE_URL", SERVER)
+    monkeypatch.setenv("CLAUDE_PM_REQUEST_TIMEOUT", "90")
+    model = connect(read_settings())
+    assert isinstance(model, MessagesClient)
+    assert model._timeout_s == 90.0
+
+
 def test_keys_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """``ANTHROPIC_API_KEY``, which many have set, alone sends nothing to a paid service."""
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-of-the-user")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from claude_pm.models import Usage
@@ -51,3 +54,29 @@ def test_cache() -> None:
 def test_not_known_is_none(model: str, usage: Usage) -> None:
     """Where price or tokens are not known the cost is None, never 0."""
     assert cost_usd(model, usage) is None
+
+
+PROGRAM = """
+import asyncio, sys
+import claude_pm
+from claude_pm.models import MessagesClient
+
+async def main():
+    client = MessagesClient("http://127.0.0.1:9", model=sys.argv[1])
+    await client.prepare()
+    print("genai_prices" in sys.modules)
+    async with claude_pm.profile("p", cpu=None, memory=None):
+        await client.prepare()
+    print("genai_prices" in sys.modules)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("model", "read"), [(CLAUDE, True), ("smol", False)])
+def test_tables_are_read_before_the_answer(model: str, read: bool) -> None:
+    """Reading the tables is no part of the first answer's time, and is left out where unneeded."""
+    told = subprocess.run(
+        [sys.executable, "-c", PROGRAM, model], check=True, capture_output=True, text=True
+    )
+    assert told.stdout.split() == ["False", str(read)]

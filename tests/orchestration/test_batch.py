@@ -79,6 +79,7 @@ async def test_bounded(workers: int, concurrency: int | None, most: int) -> None
     """Never more at once than the setting, or the argument, allows; and that many are."""
     model = Echo()
     made = orchestrator(model, max_workers=workers)
+    await made.orchestrate_agent("qa", "reads the files, which takes any time")
     await batch_orchestrate(queries(*"abcdefghij"), orchestrator=made, concurrency=concurrency)
     assert model.most_at_once == most
 

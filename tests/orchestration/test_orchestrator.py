@@ -124,7 +124,7 @@ class TestResponse:
         orchestrator = Orchestrator(model=model, registry=AgentRegistry(tmp_path), context=context)
         await orchestrator.orchestrate_agent("clerk", "  Hello?\n")
         told = "# The project in the working folder (excerpts)\n\n## README.md\n\nIt sorts."
-        assert model.requests == [ChatRequest(("Be brief.", told), "Hello?", 9, 0.5)]
+        assert model.requests == [ChatRequest(("Be brief.", told), "Hello?", 9, 0.5, "clerk")]
 
     @pytest.mark.parametrize(
         ("setting", "option", "expected"), [(None, None, 9), (7, None, 7), (7, 5, 5), (None, 5, 5)]
@@ -224,9 +224,10 @@ class TestSpans:
         told = {row["name"]: json.loads(row["attributes"]) for row in spans}
         assert told["orchestrate"] == {"request": "Say hello.", "response": "All is well"}
         assert told["choose_mode"] == {"reason": "default"}
-        assert told["build_context"]["files"] == ["README.md"]
+        assert told["build_context"]["files"] == "README.md"
         assert told["build_context"]["truncated"] is False
-        assert told["build_context"]["estimated_tokens"] > 0
+        assert told["build_context"]["tokens"] > 0
+        assert told["build_context"]["counted_by"] == "model"
         assert told["chat"] == {"attempt": 1, "stop_reason": "end_turn"}
 
     async def test_caches(self, context: ContextManager) -> None:
