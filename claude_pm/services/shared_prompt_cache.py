@@ -321,20 +321,23 @@ def _checked_hours(hours: float) -> float:
 
 def _run_in_thread(warm: WarmModel, agents: Sequence[Agent]) -> Sequence[WarmedPrompt]:
     """Run the hook to its end in a loop of its own: in this thread one may be running."""
+    interrupted = threading.Event()
     running: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[Sequence[WarmedPrompt]]]] = []
 
     async def run() -> Sequence[WarmedPrompt]:
         warming = asyncio.ensure_future(warm(agents))
         running.append((asyncio.get_running_loop(), warming))
+        if interrupted.is_set():  # before there was anything to cancel
+            warming.cancel()
         return await warming
 
     # The copied context lets the spans of the hook find their parent.
     context = contextvars.copy_context()
     with ThreadPoolExecutor(1, "claude-pm-warm") as pool:
-        future = pool.submit(context.run, lambda: asyncio.run(run()))
         try:
-            return future.result()
+            return pool.submit(context.run, lambda: asyncio.run(run())).result()
         except KeyboardInterrupt:
+            interrupted.set()
             for loop, warming in running:
                 with contextlib.suppress(RuntimeError):  # it ended in this very moment
                     loop.call_soon_threadsafe(warming.cancel)
