@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from claude_pm.agents import Agent
 from claude_pm.models import ChatRequest, Model, chat
 from claude_pm.orchestration.message_bus import Answer, Message
 from claude_pm.orchestration.preparing import load_agent
 from claude_pm.recording import span
 from claude_pm.services.agent_registry import AgentRegistry
-from claude_pm.services.context_manager import ContextManager
+from claude_pm.services.context_manager import Context, ContextManager
 from claude_pm.services.prefix_warming import system_blocks
 
 
@@ -28,18 +29,7 @@ class LocalMode:
         """Answer one message; a handler for the bus."""
         use_cache = self._use_cache
         agent, agent_cache = load_agent(self._registry, message.agent, use_cache=use_cache)
-        with span("build_context") as current:
-            context, context_cache = await self._context.build(
-                agent, count_tokens=self._count_tokens, use_cache=use_cache
-            )
-            # Plain values, and few: this is what every request costs.
-            current.set(
-                cache=context_cache,
-                tokens=context.tokens,
-                counted_by=context.counted_by,
-                files=", ".join(context.files),
-                truncated=context.truncated,
-            )
+        context = await self._build_context(agent)
         request = ChatRequest(
             system=system_blocks(agent, context.text),
             user=message.request,
@@ -55,3 +45,19 @@ class LocalMode:
             deadline_ns=message.deadline_ns,
         )
         return Answer(chat_result, agent_cache)
+
+    async def _build_context(self, agent: Agent) -> Context:
+        # A method of its own: its span is not held as long as the model answers.
+        with span("build_context") as current:
+            context, cache = await self._context.build(
+                agent, count_tokens=self._count_tokens, use_cache=self._use_cache
+            )
+            # Plain values, and few: this is what every request costs.
+            current.set(
+                cache=cache,
+                tokens=context.tokens,
+                counted_by=context.counted_by,
+                files=", ".join(context.files),
+                truncated=context.truncated,
+            )
+        return context
