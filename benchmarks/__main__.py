@@ -1,4 +1,4 @@
-"""Run all benchmarks, or those named: ``python -m benchmarks [road] [import_time]``.
+"""Run all benchmarks, or those named: ``python -m benchmarks [road] [orchestration] ...``.
 
 Each figure is one JSON line. Absolute times belong to the machine: read the ratios, which are of
 cases that took turns in one run.
@@ -9,9 +9,15 @@ from __future__ import annotations
 import json
 import sys
 
-from benchmarks import import_time, road
+from benchmarks import http, import_time, orchestration, prefix, road
 
-BENCHMARKS = {"import_time": import_time.run, "road": road.run}
+BENCHMARKS = {
+    "import_time": import_time.run,
+    "orchestration": orchestration.run,
+    "http": http.run,
+    "road": road.run,
+    "prefix": prefix.run,
+}
 
 
 def main() -> int:

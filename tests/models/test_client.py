@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import gzip
+import json
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
@@ -91,6 +93,15 @@ class TestText:
             )
         )
         assert (await ask(server.url))[0] == ["Hello"]
+
+    async def test_compressed_all_the_same(self, server: MessagesServer) -> None:
+        """No compression is asked for; a server or proxy that compresses anyway is understood."""
+        events = [api.start(), api.delta("Grüße"), api.STOP]
+        body = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+        headers = {"content-type": "text/event-stream; charset=utf-8", "content-encoding": "gzip"}
+        server.script(Reply(200, gzip.compress(body.encode()), headers))
+        assert (await ask(server.url))[0] == ["Grüße"]
+        assert server.received[0].headers["accept-encoding"] == "identity"
 
     async def test_what_is_left_out_is_nothing(self, server: MessagesServer) -> None:
         """Parts of an event that are absent or null say nothing; they are no fault."""
@@ -442,6 +453,7 @@ class TestBrokenAnswers:
             pytest.param(Reply(200, ""), id="empty"),
             pytest.param(api.stream("data: [1, 2]"), id="event-is-a-list"),
             pytest.param(api.stream("data: null"), id="event-is-null"),
+            pytest.param(api.stream("data: " + "x" * 2**21), id="event-without-end"),
             pytest.param(api.stream({"type": "message_start", "message": "hi"}), id="text-message"),
             pytest.param(
                 api.stream({"type": "message_start", "message": {"usage": [1]}}), id="usage-list"
