@@ -37,6 +37,9 @@ from claude_pm.services.context_manager import ContextManager
 from claude_pm.services.shared_prompt_cache import SharedPromptCache
 from claude_pm.settings import read_settings
 from claude_pm.testing import FakeModel
+from tests.road_fixtures import _stop_servers, weights
+
+__all__ = ["_stop_servers", "weights"]
 
 ROOT = Path(__file__).parents[1]
 
