@@ -340,6 +340,10 @@ async def _restore(server: EmbeddedServer, system: tuple[str, ...]) -> bool:
         return True
     with span("restore_prefix", exact=saved.exact) as current:
         try:
+            if server.hot_prompts:
+                # A restored state takes the place of what is in the slot, wherever else that may
+                # be. For another request the server keeps it in memory first.
+                await server.post("/completion", {"prompt": _SHORTEST_REQUEST, "n_predict": 1})
             await server.post("/slots/0?action=restore", {"filename": saved.path.name})
         except ModelError as error:
             current.set(failed=str(error))
@@ -347,9 +351,6 @@ async def _restore(server: EmbeddedServer, system: tuple[str, ...]) -> bool:
             server.prefixes.discard(saved.path)
             return True
     server.prefixes.used(saved.path)
-    if server.hot_prompts:
-        # It took the place of what was in the slot, the last prompt: that may be nowhere else.
-        server.hot_prompts.popitem()
     return not saved.exact
 
 
