@@ -11,7 +11,7 @@ KEPT_TIMES = 10_000
 """Percentiles are of this many last answers; counts and the average are of all."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Served:
     """One request that was answered, or failed."""
 
@@ -38,19 +38,21 @@ class OrchestrationMetrics:
 
     def add(self, served: Served) -> None:
         """Count one request."""
+        counts = self._counts
         with self._lock:
-            self._counts["total"] += 1
-            self._counts[served.status] += 1
+            counts["total"] += 1
+            counts[served.status] += 1
             self._by_mode[served.mode] += 1
             self._by_agent[served.agent] += 1
             if served.status == "ok":
                 self._answered_s += served.duration_s
                 self._times_s.append(served.duration_s)
             if served.agent_cache_hit is not None:
-                self._counts["loads"] += 1
-                self._counts["hits"] += served.agent_cache_hit
-            for name in ("input_tokens", "cache_read_tokens", "output_tokens"):
-                self._counts[name] += getattr(served, name) or 0
+                counts["loads"] += 1
+                counts["hits"] += served.agent_cache_hit
+            counts["input_tokens"] += served.input_tokens or 0
+            counts["cache_read_tokens"] += served.cache_read_tokens or 0
+            counts["output_tokens"] += served.output_tokens or 0
 
     def add_fallback(self) -> None:
         """Count a request that is served in another mode than was chosen for it."""

@@ -69,14 +69,14 @@ def configured_mode(settings: Settings) -> ModeChoice:
 
 
 def choose_mode(
-    settings: Settings,
+    configured: ModeChoice,
     read_agent: Callable[[], Agent],
     *,
     requested: str | OrchestrationMode | None,
     isolated: bool | None,
     quicker: Callable[[], ModeChoice] = lambda: _LOCAL,
 ) -> ModeChoice:
-    """Return the mode to serve one request in, and why.
+    """Return the mode to serve one request in, and why; ``configured`` is what the settings say.
 
     The request's own mode goes first, then ``CLAUDE_PM_FORCE_SUBPROCESS_MODE``, then
     ``CLAUDE_PM_ORCHESTRATION_MODE``, then LOCAL. Isolation asked for on the request always means
@@ -88,7 +88,7 @@ def choose_mode(
         ModeError: the mode does not exist, or LOCAL and isolation were both asked for.
     """
     if requested is None:
-        asked = configured_mode(settings)
+        asked = configured
     else:
         asked = ModeChoice(parse_mode(requested), "asked for on the request")
         if isolated and asked.mode is OrchestrationMode.LOCAL:

@@ -84,6 +84,7 @@ class Orchestrator:
         context: ContextManager | None = None,
     ) -> None:
         self.settings = settings if settings is not None else read_settings()
+        self._configured = configured_mode(self.settings)
         self.registry = registry if registry is not None else AgentRegistry()
         self._context = context = context if context is not None else ContextManager()
         self._own_model = model is not None
@@ -103,7 +104,7 @@ class Orchestrator:
     @property
     def mode(self) -> OrchestrationMode:
         """The mode of requests that do not ask for another."""
-        return configured_mode(self.settings).mode
+        return self._configured.mode
 
     async def orchestrate_agent(
         self,
@@ -265,7 +266,7 @@ class Orchestrator:
     ) -> ModeChoice:
         with span("choose_mode") as current:
             choice = choose_mode(
-                self.settings,
+                self._configured,
                 lambda: self.registry.get_agent(agent),
                 requested=requested,
                 isolated=isolated,

@@ -66,7 +66,8 @@ class Recorder:
         self.worker_tables: dict[str, list[Mapping[str, Any]]] = {}
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._open: dict[int, Span] = {}
+        self.open_spans: dict[int, Span] = {}
+        """Spans that have begun, so that they show even if they never end."""
         self._codes = _Codes()
         # An array grows by eighths; most other buffers double.
         self._rows = array("I")
@@ -81,14 +82,10 @@ class Recorder:
         """Remember that a model was used: ``not called``, ``replayed`` or ``live``."""
         self.model_use = max(self.model_use, use, key=_MODEL_USES.index)
 
-    def opened(self, span: Span) -> None:
-        """Remember a span that has begun, so that it shows even if it never ends."""
-        self._open[span.id_number] = span
-
     def closed(self, span: Span) -> None:
         """Record a span that has ended."""
         with self._lock:
-            if self._open.pop(span.id_number, None) is not None and not self.finished:
+            if self.open_spans.pop(span.id_number, None) is not None and self.end_ns is None:
                 self._append_span(span)
 
     def finish(self) -> None:
@@ -97,8 +94,8 @@ class Recorder:
             if self.finished:
                 return
             self.end_ns = time.perf_counter_ns()
-            while self._open:
-                _, span = self._open.popitem()
+            while self.open_spans:
+                _, span = self.open_spans.popitem()
                 attributes = {**span.attributes, "unfinished": True}
                 self._append_span(span, end_ns=self.end_ns, attributes=attributes)
 

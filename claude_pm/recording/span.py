@@ -145,9 +145,13 @@ class Span:
         recorder = self._recorder
         if recorder is not None:
             self.thread = threading.current_thread().name
-            self.task = _task_name()
+            try:
+                task = current_task()
+                self.task = None if task is None else task.get_name()
+            except RuntimeError:  # no loop runs here
+                self.task = None
             self._token = _position.set((recorder, self))
-            recorder.opened(self)
+            recorder.open_spans[self.id_number] = self
             self.start_ns = time.perf_counter_ns()
         return self
 
@@ -212,7 +216,7 @@ def span(name: str, **attributes: Any) -> Span:
         ...     current.set(documents=3)
     """
     position = _position.get()
-    if position is None or position[0].finished:
+    if position is None or position[0].end_ns is not None:
         recorder, parent = _recorder_of_thread(), None
     else:
         recorder, parent = position
@@ -311,14 +315,6 @@ def _recorder_of_thread() -> Recorder | None:
     if len(_active) == 1 and _active[0].thread_id != threading.get_ident():
         return _active[0]
     return None
-
-
-def _task_name() -> str | None:
-    try:
-        task = current_task()
-    except RuntimeError:
-        return None
-    return task.get_name() if task is not None else None
 
 
 def _status_of(error_type: type[BaseException]) -> str:

@@ -18,7 +18,7 @@ from claude_pm.orchestration.modes import (
     parse_mode,
 )
 from claude_pm.services.agent_registry import AgentRegistry
-from claude_pm.settings import Settings, read_settings
+from claude_pm.settings import read_settings
 
 REQUEST = "asked for on the request"
 FORCED = "CLAUDE_PM_FORCE_SUBPROCESS_MODE is set"
@@ -28,9 +28,11 @@ AGENT = "hybrid: the agent asks for isolation"
 NOBODY = "hybrid: no isolation asked for"
 
 
-def configured(mode: str | None, *, force: bool) -> Settings:
-    """Return settings as the environment would give them; None is a variable that is not set."""
-    return read_settings(orchestration_mode=mode, force_subprocess_mode=force or None)
+def configured(mode: str | None, *, force: bool) -> ModeChoice:
+    """Return what such an environment asks for; None is a variable that is not set."""
+    return configured_mode(
+        read_settings(orchestration_mode=mode, force_subprocess_mode=force or None)
+    )
 
 
 def agent(isolation: Isolation) -> Agent:
@@ -169,4 +171,4 @@ class TestParse:
 
 def test_hybrid_stays_hybrid_until_a_request() -> None:
     """The configured mode is what was asked for, before any agent is looked at."""
-    assert configured_mode(configured("hybrid", force=False)).mode is OrchestrationMode.HYBRID
+    assert configured("hybrid", force=False).mode is OrchestrationMode.HYBRID
