@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import statistics
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +16,7 @@ from claude_pm.settings import read_settings
 
 AGENTS = ("documentation", "qa", "engineer")
 REQUEST = "In two sentences: what should I look at first in this project?"
-MAX_TOKENS = 32
+MAX_TOKENS = 64
 ROUNDS = 7
 
 
@@ -50,10 +51,12 @@ async def _measure() -> dict[str, list[Response]]:
         Orchestrator(read_settings()) as warm,
         Orchestrator(read_settings(cache_enabled=False)) as cold,
     ):
+        numbers = itertools.count(1)
 
         async def ask(orchestrator: Orchestrator, agent: str, mode: str) -> Response:
+            # A new question each time: the prompt is hot, not the request.
             return await orchestrator.orchestrate_agent(
-                agent, REQUEST, mode=mode, max_tokens=MAX_TOKENS
+                agent, f"{next(numbers)}. {REQUEST}", mode=mode, max_tokens=MAX_TOKENS
             )
 
         for turn in range(ROUNDS + 1):

@@ -130,6 +130,15 @@ class MessagesClient:
         """Take any number of requests: the server has a queue of its own."""
         return nullcontext()
 
+    async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Return what the server answers at another of its addresses, in JSON.
+
+        Raises:
+            ModelError: it does not answer, or refuses.
+        """
+        async with self._send("POST", path, json.dumps(body).encode()) as response:
+            return _json(await response.aread())
+
     async def stream(
         self, request: ChatRequest, *, extra: Mapping[str, Any] | None = None
     ) -> AsyncGenerator[TextDelta | Completion, None]:

@@ -26,12 +26,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from claude_pm.errors import (
-    ModelConnectionError,
-    ModelError,
-    ModelRequestError,
-    WeightsError,
-)
+from claude_pm.errors import ModelConnectionError, ModelError, WeightsError
 from claude_pm.models.client import MessagesClient
 from claude_pm.models.messages import ChatRequest, Completion, ModelUse, TextDelta
 from claude_pm.models.saved_prefixes import SavedPrefixes
@@ -130,27 +125,6 @@ class EmbeddedServer:
         if len(self.hot_prompts) > _HOT_PROMPTS:
             self.hot_prompts.popitem(last=False)
 
-    async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Return what the server answers at one of its own addresses, in JSON.
-
-        Raises:
-            ModelError: it does not answer, or refuses.
-        """
-        import httpx2
-
-        headers = {"authorization": f"Bearer {self.api_key}"}
-        try:
-            async with httpx2.AsyncClient(trust_env=False, verify=False) as client:
-                answer = await client.post(self.base_url + path, json=body, headers=headers)
-        except httpx2.HTTPError as error:
-            raise ModelConnectionError(
-                f"The embedded server did not answer at {path}: {error}."
-            ) from error
-        if answer.status_code != httpx2.codes.OK:
-            raise ModelRequestError(f"The embedded server says: {answer.text[:200]}")
-        found: dict[str, Any] = answer.json()
-        return found
-
     def slot(self) -> asyncio.Semaphore:
         """Return what the running loop's requests wait on: the server answers one at a time."""
         return self._slots.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(1))
@@ -226,9 +200,8 @@ class EmbeddedModel:
 
     async def count_tokens(self, text: str) -> int | None:
         """Return how many tokens the model's own tokenizer makes of a text."""
-        await self._connected()
-        assert self._server is not None  # noqa: S101 - for the type checker: connected to it
-        tokens = (await self._server.post("/tokenize", {"content": text})).get("tokens")
+        client = await self._connected()
+        tokens = (await client.post("/tokenize", {"content": text})).get("tokens")
         return len(tokens) if isinstance(tokens, list) else None
 
     @asynccontextmanager
@@ -248,13 +221,41 @@ class EmbeddedModel:
         else:
             await slot.acquire()
         try:
-            missing = await _restore(server, request.system)
+            missing = await self._restore(server, request.system)
             yield
             server.note_hot(request.system)
             if missing:
                 await self._save(server, request)
         finally:
             slot.release()
+
+    async def _restore(self, server: EmbeddedServer, system: tuple[str, ...]) -> bool:
+        """Have the server take over the saved state of a prompt that is not hot in it.
+
+        Returns whether a state for exactly this prompt should be saved, since there is none.
+        """
+        if server.prefixes is None or not system or system in server.hot_prompts:
+            return False
+        if sum(len(text.encode()) for text in system) < _SHORTEST_SAVED_BYTES:
+            return False
+        saved = await asyncio.to_thread(server.prefixes.find, system)
+        if saved is None:
+            return True
+        with span("restore_prefix", exact=saved.exact) as current:
+            try:
+                client = await self._connected()
+                if server.hot_prompts:
+                    # A restored state takes the place of what is in the slot. For another request
+                    # the server keeps that in memory first.
+                    await client.post("/completion", {"prompt": _SHORTEST_REQUEST, "n_predict": 1})
+                await client.post("/slots/0?action=restore", {"filename": saved.path.name})
+            except ModelError as error:
+                current.set(failed=str(error))
+                logger.warning("The saved state %s is of no use: %s", saved.path.name, error)
+                server.prefixes.discard(saved.path)
+                return True
+        server.prefixes.used(saved.path)
+        return not saved.exact
 
     async def _save(self, server: EmbeddedServer, request: ChatRequest) -> None:
         """Save the state after a prompt: without the request, which is nobody else's business."""
@@ -267,7 +268,8 @@ class EmbeddedModel:
                 async with aclosing(self.stream(only_prefix)) as events:
                     async for _ in events:
                         pass
-                await server.post("/slots/0?action=save", {"filename": aside.name})
+                client = await self._connected()
+                await client.post("/slots/0?action=save", {"filename": aside.name})
                 await asyncio.to_thread(server.prefixes.keep, aside, request.system)
             except (ModelError, OSError) as error:
                 # The answer is there: a full disk shall not take it away.
@@ -324,34 +326,6 @@ class EmbeddedModel:
                 # Names the difference, where it is that.
                 check_weights(weights)
             raise
-
-
-async def _restore(server: EmbeddedServer, system: tuple[str, ...]) -> bool:
-    """Have the server take over the saved state of a prompt that is not hot in it.
-
-    Returns whether a state for exactly this prompt should be saved, since there is none.
-    """
-    if server.prefixes is None or not system or system in server.hot_prompts:
-        return False
-    if sum(len(text.encode()) for text in system) < _SHORTEST_SAVED_BYTES:
-        return False
-    saved = await asyncio.to_thread(server.prefixes.find, system)
-    if saved is None:
-        return True
-    with span("restore_prefix", exact=saved.exact) as current:
-        try:
-            if server.hot_prompts:
-                # A restored state takes the place of what is in the slot, wherever else that may
-                # be. For another request the server keeps it in memory first.
-                await server.post("/completion", {"prompt": _SHORTEST_REQUEST, "n_predict": 1})
-            await server.post("/slots/0?action=restore", {"filename": saved.path.name})
-        except ModelError as error:
-            current.set(failed=str(error))
-            logger.warning("The saved state %s is of no use: %s", saved.path.name, error)
-            server.prefixes.discard(saved.path)
-            return True
-    server.prefixes.used(saved.path)
-    return not saved.exact
 
 
 def _check_gguf(path: Path) -> None:

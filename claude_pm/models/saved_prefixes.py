@@ -2,8 +2,8 @@
 
 A file holds what llama.cpp's server saves of a slot (some 20 KB a token), and nothing of any
 request or answer. Its name says what it fits: the model and the sizes that it runs with, the first
-block of the system prompt, and all blocks; and its size and checksum, for llama.cpp ends the whole
-process over a file that is damaged.
+block of the system prompt, and all blocks; and its size and the checksum of its beginning, for
+llama.cpp ends the whole process over a file that is cut short.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ logger = logging.getLogger("claude_pm.models")
 MAX_BYTES = 1 << 30
 """Most bytes that the files of a folder take together; the least recently used are removed."""
 
+_CHECKED_BYTES = 1 << 20
 _SUFFIX = ".kv"
 _DIGITS = 16
 
@@ -54,7 +55,7 @@ class SavedPrefixes:
     def find(self, system: tuple[str, ...]) -> SavedPrefix | None:
         """Return the file for these blocks, or the newest for a prompt that begins like them.
 
-        It is read and checked for that (10 ms for 20 MB); one that is damaged is removed.
+        One that is damaged is removed.
         """
         exact = self._name(system)
         beginning = exact.rpartition("-")[0]
@@ -128,8 +129,9 @@ def _hash(*texts: str) -> str:
 
 
 def _fingerprint(path: Path) -> str:
-    data = path.read_bytes()
-    return f"{len(data):x}-{zlib.crc32(data):08x}"
+    """Return the size and the checksum of the beginning, which says how to read the rest."""
+    with path.open("rb") as file:
+        return f"{path.stat().st_size:x}-{zlib.crc32(file.read(_CHECKED_BYTES)):08x}"
 
 
 def _is_whole(path: Path) -> bool:
