@@ -1,71 +1,74 @@
 """What a hot prompt is worth: agents that take turns, and processes that start from a saved state.
 
-``cold`` has the caches off, so the same prompt is prefilled every time. The cases take turns.
+Every request is a new question, so what is hot is the agent's prompt. ``cold`` is a fresh process
+with the caches off, in which the same prompt is prefilled; TTFT is that of the model alone, from
+the ``chat`` span. The cases take turns.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import statistics
 from collections.abc import Iterator
 from typing import Any
 
-from claude_pm.orchestration import Orchestrator, Response
+import claude_pm
+from claude_pm.orchestration import Orchestrator
 from claude_pm.settings import read_settings
 
 AGENTS = ("documentation", "qa", "engineer")
-REQUEST = "In two sentences: what should I look at first in this project?"
 MAX_TOKENS = 64
 ROUNDS = 7
 
 
 def run() -> Iterator[dict[str, Any]]:
     """Yield the figures."""
-    answers = asyncio.run(_measure())
-    medians = {}
-    for case, responses in answers.items():
-        ttft_s = [response.ttft_s for response in responses if response.ttft_s is not None]
-        duration_s = [response.duration_s for response in responses]
-        medians[case] = (statistics.median(ttft_s), statistics.median(duration_s))
+    spans = asyncio.run(_measure()).spans
+    requests = spans[spans["name"] == "orchestrate"].set_index("trace_id")
+    case = requests["attributes"].str.extract(r'"case": "([\w ]+)"')[0]
+    chats = spans[spans["name"] == "chat"].set_index("trace_id")
+    chats = chats.assign(case=case, request_s=requests["duration_s"]).dropna(subset=["case"])
+    medians = chats.groupby("case")[["ttft_s", "request_s", "cache_read_tokens"]].median()
+    for name, row in medians.iterrows():
         yield {
-            "what": case,
-            "n": len(responses),
-            "ttft_s_median": round(medians[case][0], 4),
-            "duration_s_median": round(medians[case][1], 4),
-            "cache_read_tokens_median": statistics.median(
-                response.usage.cache_read_tokens or 0 for response in responses
-            ),
+            "what": name,
+            "n": int((chats["case"] == name).sum()),
+            "model_ttft_s_median": round(float(row["ttft_s"]), 4),
+            "request_s_median": round(float(row["request_s"]), 4),
+            "cache_read_tokens_median": float(row["cache_read_tokens"]),
         }
-    cold, hot, fresh = medians["cold"], medians["hot, in turns"], medians["fresh worker"]
-    yield {"what": "cold / hot among three agents, TTFT", "ratio": round(cold[0] / hot[0], 1)}
     yield {
-        "what": "SUBPROCESS from a saved prompt / LOCAL warm, whole request",
-        "ratio": round(fresh[1] / hot[1], 2),
+        "what": "cold / hot among three agents, TTFT",
+        "ratio": round(float(medians["ttft_s"]["cold"] / medians["ttft_s"]["hot"]), 1),
+    }
+    yield {
+        "what": "SUBPROCESS from a saved prompt / LOCAL hot, whole request",
+        "ratio": round(float(medians["request_s"]["saved"] / medians["request_s"]["hot"]), 2),
     }
 
 
-async def _measure() -> dict[str, list[Response]]:
-    answers: dict[str, list[Response]] = {"hot, in turns": [], "cold": [], "fresh worker": []}
+async def _measure() -> claude_pm.Profile:
     async with (
         Orchestrator(read_settings()) as warm,
         Orchestrator(read_settings(cache_enabled=False)) as cold,
+        claude_pm.profile("prefix", cpu=None, memory=None) as profile,
     ):
         numbers = itertools.count(1)
 
-        async def ask(orchestrator: Orchestrator, agent: str, mode: str) -> Response:
-            # A new question each time: the prompt is hot, not the request.
-            return await orchestrator.orchestrate_agent(
-                agent, f"{next(numbers)}. {REQUEST}", mode=mode, max_tokens=MAX_TOKENS
+        async def ask(orchestrator: Orchestrator, agent: str, mode: str, case: str) -> None:
+            await orchestrator.orchestrate_agent(
+                agent,
+                f"{next(numbers)}. Say hello.",
+                mode=mode,
+                max_tokens=MAX_TOKENS,
+                # The first round starts the model and saves the prompts.
+                attributes={"case": case} if turn > 0 else None,
             )
 
         for turn in range(ROUNDS + 1):
-            hot = [await ask(warm, agent, "local") for agent in AGENTS]
+            for agent in AGENTS:
+                await ask(warm, agent, "local", "hot")
             agent = AGENTS[turn % len(AGENTS)]
-            worker = await ask(warm, agent, "subprocess")
-            again = await ask(cold, agent, "local")
-            if turn > 0:  # the first one starts models, and saves the prompts
-                answers["hot, in turns"] += hot
-                answers["fresh worker"].append(worker)
-                answers["cold"].append(again)
-    return answers
+            await ask(warm, agent, "subprocess", "saved")
+            await ask(cold, agent, "subprocess", "cold")
+    return profile
