@@ -58,7 +58,7 @@ async def _measure() -> claude_pm.Profile:
         async def ask(orchestrator: Orchestrator, agent: str, mode: str, case: str) -> None:
             await orchestrator.orchestrate_agent(
                 agent,
-                f"{next(numbers)}. Say hello.",
+                f"Hi {next(numbers)}",
                 mode=mode,
                 max_tokens=MAX_TOKENS,
                 # The first round starts the model and saves the prompts.
