@@ -66,7 +66,14 @@ async def batch_orchestrate(
         async def serve_queries() -> None:
             # Of all these tasks, whichever is free takes the next query.
             for position, query in waiting:
-                outcome = outcomes[position] = await _outcome(serving, query)
+                outcome: Outcome
+                try:
+                    outcome = await serving.orchestrate_agent(
+                        query["agent"], query["request"], **options_of(query)
+                    )
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is this query's alone
+                    outcome = error
+                outcomes[position] = outcome
                 if on_result is not None:
                     on_result(position, outcome)
                 advance()
@@ -79,15 +86,6 @@ async def batch_orchestrate(
             # Only on_result can have raised it: the caller knows that error, not the group.
             raise errors.exceptions[0] from None
     return outcomes
-
-
-async def _outcome(orchestrator: Orchestrator, query: Mapping[str, Any]) -> Outcome:
-    try:
-        return await orchestrator.orchestrate_agent(
-            query["agent"], query["request"], **options_of(query)
-        )
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is this query's alone
-        return error
 
 
 @contextmanager

@@ -27,7 +27,7 @@ MAX_QUEUED = 1000
 _POLL_S = 0.01
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Message:
     """One request on its way to an agent.
 
@@ -53,7 +53,7 @@ class Message:
         return None if self.timeout_s is None else self.sent_ns + round(self.timeout_s * 1e9)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """What a handler gives back: the model's answer, and whether the agent was held already.
 
