@@ -7,7 +7,6 @@ import gc
 import hashlib
 import signal
 import threading
-import time
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -322,8 +321,6 @@ class TestPreload:
             return []
 
         cache.warm_with(warm)
-        started = time.perf_counter()
         with pytest.raises(KeyboardInterrupt):
             cache.preload_agent_prompts(["qa"])
-        assert time.perf_counter() - started < 10
         assert ended == [True]
