@@ -21,8 +21,14 @@ def profile_script(
     ] = None,
     *,
     name: Annotated[str | None, typer.Option(help="What to call the profile.")] = None,
-    cpu: Annotated[str, typer.Option(help="cprofile or none.")] = "cprofile",
-    memory: Annotated[str, typer.Option(help="rss or none.")] = "rss",
+    cpu: Annotated[
+        str | None,
+        typer.Option(help="cprofile (unless memory is trace), sample or none."),
+    ] = None,
+    memory: Annotated[str, typer.Option(help="rss, trace or none.")] = "rss",
+    internals: Annotated[
+        bool, typer.Option("--internals", help="Show claude_pm's own frames too.")
+    ] = False,
 ) -> None:
     """Run a script, save its profile and show the summary.
 
@@ -37,8 +43,9 @@ def profile_script(
         raise RecordingError(f"The script {script} cannot be run: {error}.") from error
     session = ProfileSession(
         name or script.stem,
-        cpu=None if cpu == "none" else cpu,
+        cpu={"none": None, None: ...}.get(cpu, cpu),
         memory=None if memory == "none" else memory,
+        internals=internals,
         source=shlex.join([str(script), *(arguments or [])]),
     )
     exit_code = 0

@@ -183,7 +183,13 @@ class CellProfiler(ast.NodeTransformer):
     ) -> Recording:
         # The count is of the next cell already.
         name = options.name or f"In[{self._shell.execution_count - 1}]"
-        session = ProfileSession(name, cpu=options.cpu, memory=options.memory, source=source)
+        session = ProfileSession(
+            name,
+            cpu=options.cpu,
+            memory=options.memory,
+            internals=options.internals,
+            source=source,
+        )
         return Recording(session, options, self._cell_name, at_end)
 
     def _present(self, recording: Recording, *, has_value: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from IPython.core.error import UsageError
 from IPython.core.magic_arguments import argument
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _NONE = "none"
+_Choice = TypeVar("_Choice")
 
 
 def recording_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -27,20 +28,27 @@ def recording_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--memory",
             choices=(*MEMORY_RECORDINGS, _NONE),
             default=MEMORY_RECORDINGS[0],
-            help="rss: resident memory every 20 ms (default)",
+            help="rss: resident memory every 20 ms (default); trace: the lines that hold memory, "
+            "in a pass of its own",
         ),
         argument(
             "--cpu",
             choices=(*CPU_RECORDINGS, _NONE),
-            default=CPU_RECORDINGS[0],
-            help="cprofile: count function calls (default; slows Python code down meanwhile)",
+            default=...,
+            help="cprofile: count function calls (default; slows Python code down meanwhile); "
+            "sample: see every few ms what each thread runs and each task waits for",
+        ),
+        argument(
+            "--internals",
+            action="store_true",
+            help="show the frames of IPython, the kernel and claude_pm too",
         ),
     ):
         function = decorate(function)
     return function
 
 
-def or_none(choice: str) -> str | None:
+def or_none(choice: _Choice) -> _Choice | None:
     """Return the choice, or None for ``none``."""
     return None if choice == _NONE else choice
 

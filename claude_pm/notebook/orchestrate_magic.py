@@ -88,6 +88,7 @@ class OrchestrateMagics(Magics):
             name,
             cpu=or_none(values.cpu),
             memory=or_none(values.memory),
+            internals=values.internals,
             source=f"%%orchestrate {line}\n{cell}",
         )
         session.start()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Any
 
 from IPython.core.error import UsageError
@@ -23,8 +24,9 @@ class ProfileOptions:
     """The options of one use."""
 
     name: str | None
-    cpu: str | None
+    cpu: str | EllipsisType | None
     memory: str | None
+    internals: bool
     quiet: bool
     keeping: Keeping
 
@@ -78,6 +80,7 @@ def parse_options(line: str) -> ProfileOptions:
         name=_unquoted(values.name),
         cpu=or_none(values.cpu),
         memory=or_none(values.memory),
+        internals=values.internals,
         quiet=values.quiet,
         keeping=Keeping(save=values.save, as_name=values.as_name),
     )

@@ -114,6 +114,7 @@ class SubprocessMode:
             recording = {
                 "cpu": recorder.cpu,
                 "memory": recorder.memory,
+                "internals": recorder.internals,
                 "traceparent": parent.traceparent if parent is not None else None,
             }
         return WorkerRequest(

@@ -78,8 +78,8 @@ class WorkerRequest:
 
     ``context`` is all there is to tell, of which the worker tells ``token_budget`` tokens.
     ``deadline_ns`` is a reading of ``time.perf_counter_ns``, which is one clock for all processes
-    of a machine. ``recording`` is None, or what the parent records: ``cpu``, ``memory`` and
-    ``traceparent``.
+    of a machine. ``recording`` is None, or what the parent records: ``cpu``, ``memory``,
+    ``internals`` and ``traceparent``.
     """
 
     agent: str
@@ -90,7 +90,7 @@ class WorkerRequest:
     max_tokens: int
     temperature: float | None
     deadline_ns: int | None
-    recording: dict[str, str | None] | None
+    recording: dict[str, Any] | None
 
     def to_json(self) -> str:
         """Return one line of JSON."""

@@ -10,27 +10,19 @@ from __future__ import annotations
 import cProfile
 import os
 import sys
-import sysconfig
 import threading
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import CodeType
 from typing import Any
 
 from claude_pm.errors import RecordingError
+from claude_pm.recording.instrument import RenameFile, Rows
+from claude_pm.recording.machinery import library_folders, machinery_folders
 
 _BUILTIN_FILE = "~"
-# Frames of the notebook's own machinery share the kernel's thread and loop with the user's code.
-_MACHINERY = (
-    "IPython", "ipykernel", "tornado", "traitlets", "zmq", "jupyter_client", "comm",
-    "claude_pm.cli", "claude_pm.notebook", "claude_pm.recording",
-)  # fmt: skip
-
 _Label = tuple[str, str, int]
-RenameFile = Callable[[str], str]
-"""Gives a source file the name that a person knows it by, such as a notebook cell's number."""
 
 
 @dataclass(slots=True)
@@ -56,7 +48,8 @@ class _Entry:
 class CpuProfiler:
     """cProfile of the current thread, started and stopped once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, internals: bool = False) -> None:
+        self._internals = internals
         self._profile = cProfile.Profile()
         self._enabled = False
 
@@ -83,12 +76,18 @@ class CpuProfiler:
             self._profile.disable()
             self._enabled = False
 
-    def rows(self, rename_file: RenameFile) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def overhead(self) -> dict[str, Any]:
+        """Return nothing: how much cProfile slows down depends on the code, and is not measured."""
+        return {}
+
+    def tables(self, rename_file: RenameFile) -> dict[str, Rows]:
         """Return the rows of ``functions`` and of ``callers``, notebook machinery left out."""
-        entries = _visible(_entries(self._profile))
+        entries = _entries(self._profile)
+        if not self._internals:
+            entries = _visible(entries)
         pid = os.getpid()
-        functions: list[dict[str, Any]] = []
-        callers: list[dict[str, Any]] = []
+        functions: Rows = []
+        callers: Rows = []
         for (function, file, line), entry in entries.items():
             shown = rename_file(file)
             functions.append(
@@ -119,7 +118,7 @@ class CpuProfiler:
                     }
                 )
         functions.sort(key=lambda row: row["total_s"], reverse=True)
-        return functions, callers
+        return {"functions": functions, "callers": callers}
 
 
 if sys.version_info >= (3, 12):
@@ -185,8 +184,7 @@ def _label(code: CodeType | str) -> _Label:
 
 def _visible(entries: dict[_Label, _Entry]) -> dict[_Label, _Entry]:
     """Leave out the notebook's machinery, and what only it called in the standard library."""
-    folders = _machinery_folders()
-    library = (str(Path(sysconfig.get_path("stdlib"))),)
+    folders, library = machinery_folders(), library_folders()
     hidden = {label for label in entries if label[1].startswith(folders)}
     grew = bool(hidden)
     while grew:
@@ -209,13 +207,3 @@ def _visible(entries: dict[_Label, _Entry]) -> dict[_Label, _Entry]:
                 entry.own.add(tally, sign=-1)
         visible[label] = entry
     return visible
-
-
-def _machinery_folders() -> tuple[str, ...]:
-    folders = []
-    for name in _MACHINERY:
-        module = sys.modules.get(name)
-        file = getattr(module, "__file__", None)
-        if file is not None:
-            folders.append(str(Path(file).parent) + os.sep)
-    return tuple(folders)

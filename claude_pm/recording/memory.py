@@ -8,6 +8,8 @@ import time
 from array import array
 from typing import Any
 
+from claude_pm.recording.instrument import RenameFile, Rows
+
 INTERVAL_S = 0.02
 """Seconds between readings. A peak shorter than this can be missed."""
 
@@ -15,9 +17,10 @@ INTERVAL_S = 0.02
 class RssSampler:
     """Reads the resident set size from start to stop; the first and last reading always exist."""
 
-    def __init__(self, interval_s: float = INTERVAL_S) -> None:
+    def __init__(self, role: str, interval_s: float = INTERVAL_S) -> None:
         import psutil
 
+        self._role = role
         self._process = psutil.Process()
         self._interval_s = interval_s
         self._times = array("q")
@@ -39,13 +42,19 @@ class RssSampler:
             self._thread.join()
         self._read()
 
-    def rows(self, role: str) -> list[dict[str, Any]]:
-        """Return rows of the ``memory`` table, times as ``t_ns``; ``role`` is kernel or worker."""
+    def tables(self, rename_file: RenameFile) -> dict[str, Rows]:
+        """Return the rows of ``memory``."""
+        del rename_file
         pid = os.getpid()
-        return [
-            {"t_ns": t_ns, "pid": pid, "role": role, "rss_bytes": rss}
+        rows: Rows = [
+            {"t_ns": t_ns, "pid": pid, "role": self._role, "rss_bytes": rss}
             for t_ns, rss in zip(self._times, self._bytes, strict=True)
         ]
+        return {"memory": rows}
+
+    def overhead(self) -> dict[str, Any]:
+        """Return the number of readings."""
+        return {"memory": {"readings": len(self._times)}}
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval_s):

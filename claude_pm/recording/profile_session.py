@@ -8,10 +8,11 @@ import platform
 import re
 import secrets
 import subprocess
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from claude_pm.errors import RecordingError
@@ -23,11 +24,10 @@ from claude_pm.recording.span import activate, current_recorder, current_span, d
 if TYPE_CHECKING:
     import pandas as pd
 
-    from claude_pm.recording.cpu import CpuProfiler, RenameFile
-    from claude_pm.recording.memory import RssSampler
+    from claude_pm.recording.instrument import Instrument, RenameFile, Rows
 
-CpuRecording = Literal["cprofile"]
-MemoryRecording = Literal["rss"]
+CpuRecording = Literal["cprofile", "sample"]
+MemoryRecording = Literal["rss", "trace"]
 CPU_RECORDINGS: tuple[str, ...] = get_args(CpuRecording)
 MEMORY_RECORDINGS: tuple[str, ...] = get_args(MemoryRecording)
 
@@ -41,26 +41,32 @@ _GIT_TIMEOUT_S = 2.0
 def profile(
     name: str = "profile",
     *,
-    cpu: CpuRecording | None = "cprofile",
+    cpu: CpuRecording | EllipsisType | None = ...,
     memory: MemoryRecording | None = "rss",
+    internals: bool = False,
 ) -> ProfileSession:
     """Record a block of code: ``with claude_pm.profile("name") as profile:`` (or ``async with``).
 
     Args:
         name: what to call it; becomes part of its id.
-        cpu: ``"cprofile"`` counts function calls (and slows Python code down meanwhile); None
-            does not.
-        memory: ``"rss"`` reads the process's resident memory every 20 ms; None does not.
+        cpu: ``"cprofile"`` counts function calls (and slows Python code down meanwhile);
+            ``"sample"`` looks every few milliseconds what every thread runs and what every asyncio
+            task waits for; None does neither. Default: ``"cprofile"``, but None beside
+            ``memory="trace"``.
+        memory: ``"rss"`` reads the process's resident memory every 20 ms; ``"trace"`` records which
+            lines hold memory, with ``tracemalloc``, which makes code several times slower: it is a
+            pass of its own, without CPU times; None does neither.
+        internals: show the frames of IPython and the kernel, and of claude_pm itself, too.
 
     The tables of the :class:`~claude_pm.profiles.profile.Profile` can be read when the block has
     ended, however it ended.
 
     Raises:
-        RecordingError: on entry, when another profiler is active and ``cpu`` is not None, or on an
-            option that does not exist.
+        RecordingError: on an option that does not exist or does not go with another; on entry,
+            when another profiler is active and ``cpu`` is not None.
         SettingsError: on entry, when a ``CLAUDE_PM_*`` variable has a value that it may not have.
     """
-    return ProfileSession(name, cpu=cpu, memory=memory)
+    return ProfileSession(name, cpu=cpu, memory=memory, internals=internals)
 
 
 class ProfileSession:
@@ -70,25 +76,26 @@ class ProfileSession:
         self,
         name: str,
         *,
-        cpu: str | None = "cprofile",
+        cpu: str | EllipsisType | None = ...,
         memory: str | None = "rss",
+        internals: bool = False,
         source: str | None = None,
         role: Literal["kernel", "worker"] = "kernel",
         traceparent: str | None = None,
     ) -> None:
-        _check_option("cpu", cpu, CPU_RECORDINGS)
         _check_option("memory", memory, MEMORY_RECORDINGS)
         self.recorder: Recorder | None = None
         self.profile = Profile({"name": encodable(name)}, None)
         self._source = source
         self._role = role
-        self._cpu_option = cpu
+        self._cpu_option = _cpu_option(cpu, memory)
         self._memory_option = memory
+        self._internals = internals
         self._traceparent = traceparent
-        self._cpu: CpuProfiler | None = None
-        self._memory: RssSampler | None = None
+        self._instruments: list[Instrument] = []
         self._outer: Recorder | None = None
         self._before: Any = None
+        self._filled = False
         self._created_at = datetime.now(UTC)
         self._settings: dict[str, Any] = {}
 
@@ -101,46 +108,59 @@ class ProfileSession:
             # records becomes a part of its parent's profile.)
             self._settings = read_settings().public()
         self._created_at = datetime.now(UTC)
-        if self._memory_option is not None:
-            from claude_pm.recording.memory import RssSampler
-
-            self._memory = RssSampler()
-        if self._cpu_option is not None:
-            from claude_pm.recording.cpu import CpuProfiler
-
-            self._cpu = CpuProfiler()
         self._outer = current_recorder()
         outer_span = current_span()
         self.recorder = Recorder(
             cpu=self._cpu_option,
             memory=self._memory_option,
+            internals=self._internals,
             traceparent=self._traceparent or (outer_span.traceparent if outer_span else None),
         )
         self._before = activate(self.recorder)
         try:
-            if self._memory is not None:
-                self._memory.start()
-            if self._cpu is not None:
-                self._cpu.start()
+            self._instruments = self._make_instruments(self.recorder)
+            for instrument in self._instruments:
+                instrument.start()
         except BaseException:
-            self._stop_recording(self.recorder)
+            self.end_recording()
             raise
         return self.profile
 
-    def stop(self, *, source: str | None = None, rename_file: RenameFile = str) -> Profile:
+    def end_recording(self) -> None:
+        """Record no more; :meth:`stop` fills the profile then. Safe to call twice."""
+        recorder = self.recorder
+        if recorder is None or recorder.finished:
+            return
+        # The last first: an enabled cProfile that stays behind breaks every later one.
+        for instrument in reversed(self._instruments):
+            instrument.stop()
+        recorder.finish()
+        deactivate(recorder, self._before)
+
+    def stop(
+        self,
+        *,
+        source: str | None = None,
+        rename_file: RenameFile = str,
+        more: Mapping[str, Rows] | None = None,
+    ) -> Profile:
         """End the recording and fill the profile; safe to call twice.
 
         Args:
             source: the text of the recorded cell or command, if it was not given before.
             rename_file: names files for people, as ``In[3]`` for a notebook's cell.
+            more: rows of other tables, recorded elsewhere.
         """
         recorder = self.recorder
-        if recorder is None or recorder.finished:
+        if recorder is None or self._filled:
             return self.profile
-        self._stop_recording(recorder)
+        self._filled = True
+        self.end_recording()
         rows = self._rows(rename_file)
-        for name, more in recorder.worker_tables.items():
-            rows.setdefault(name, []).extend(more)
+        for name, found in (more or {}).items():
+            rows.setdefault(name, []).extend(found)
+        for name, merged in recorder.worker_tables.items():
+            rows.setdefault(name, []).extend(merged)
         if self._outer is not None and not self._outer.finished:
             # The outer profile reads this process's memory itself: one series a process.
             own = os.getpid()
@@ -156,8 +176,8 @@ class ProfileSession:
         """Stop, and return all that was recorded as JSON values, for another process's recorder."""
         if self.recorder is None:
             raise RecordingError("Nothing was recorded: the session was never started.")
-        self._stop_recording(self.recorder)
-        return self.recorder.dump(self._rows(str))
+        self.end_recording()
+        return self.recorder.dump(self._rows(str), self._overhead())
 
     def __enter__(self) -> Profile:
         return self.start()
@@ -181,23 +201,43 @@ class ProfileSession:
     ) -> None:
         self.stop()
 
-    def _stop_recording(self, recorder: Recorder) -> None:
-        # cProfile first: an enabled one that stays behind breaks every later one.
-        if self._cpu is not None:
-            self._cpu.stop()
-        recorder.finish()
-        deactivate(recorder, self._before)
-        if self._memory is not None:
-            self._memory.stop()
+    def _make_instruments(self, recorder: Recorder) -> list[Instrument]:
+        """Return what records beside the spans; the last one starts last and stops first."""
+        made: list[Instrument] = []
+        if "opentelemetry" in sys.modules:
+            from claude_pm.recording.otel_spans import OtelSpans
 
-    def _rows(self, rename_file: RenameFile) -> dict[str, list[Mapping[str, Any]]]:
-        rows: dict[str, list[Mapping[str, Any]]] = {}
-        if self._cpu is not None:
-            functions, callers = self._cpu.rows(rename_file)
-            rows |= {"functions": list(functions), "callers": list(callers)}
-        if self._memory is not None:
-            rows["memory"] = list(self._memory.rows(self._role))
+            made.append(OtelSpans(recorder))
+        if self._memory_option == "rss":
+            from claude_pm.recording.memory import RssSampler
+
+            made.append(RssSampler(self._role))
+        elif self._memory_option == "trace":
+            from claude_pm.recording.allocations import AllocationTracer
+
+            made.append(AllocationTracer(self._role, internals=self._internals))
+        if self._cpu_option == "cprofile":
+            from claude_pm.recording.cpu import CpuProfiler
+
+            made.append(CpuProfiler(internals=self._internals))
+        elif self._cpu_option == "sample":
+            from claude_pm.recording.sampling import StackSampler
+
+            made.append(StackSampler(recorder, internals=self._internals))
+        return made
+
+    def _rows(self, rename_file: RenameFile) -> dict[str, Rows]:
+        rows: dict[str, Rows] = {}
+        for instrument in self._instruments:
+            for name, found in instrument.tables(rename_file).items():
+                rows.setdefault(name, []).extend(found)
         return rows
+
+    def _overhead(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for instrument in self._instruments:
+            found |= instrument.overhead()
+        return found
 
     def _meta(self, recorder: Recorder, source: str | None) -> dict[str, Any]:
         end_ns = recorder.end_ns if recorder.end_ns is not None else recorder.origin_ns
@@ -219,8 +259,21 @@ class ProfileSession:
             "git_dirty": dirty,
             "settings": self._settings,
             "model_use": recorder.model_use,
+            "overhead": self._overhead() | {"workers": recorder.worker_overheads},
             "pid": os.getpid(),
         }
+
+
+def _cpu_option(cpu: str | EllipsisType | None, memory: str | None) -> str | None:
+    if cpu is ...:
+        return None if memory == "trace" else CPU_RECORDINGS[0]
+    _check_option("cpu", cpu, CPU_RECORDINGS)
+    if cpu is not None and memory == "trace":
+        raise RecordingError(
+            "memory='trace' makes code several times slower, so it is a pass of its own: record "
+            f"CPU times (cpu={cpu!r}) in another one."
+        )
+    return cpu
 
 
 def _check_option(name: str, value: str | None, allowed: tuple[str, ...]) -> None:

@@ -48,22 +48,33 @@ _MODEL_USES = ("not called", "replayed", "live")
 class Recorder:
     """Collects the spans of one profile, from any thread or task, and rows from workers.
 
-    ``cpu`` and ``memory`` say what else the profile records, so that a worker process can record
-    the same. All times are of ``time.perf_counter_ns``, whose zero is one for all processes of a
-    machine (CPython documents it as system-wide), so a worker's spans need no shift.
+    ``cpu``, ``memory`` and ``internals`` say what else the profile records, so that a worker
+    process can record the same. All times are of ``time.perf_counter_ns``, whose zero is one for
+    all processes of a machine (CPython documents it as system-wide), so a worker's spans need no
+    shift.
     """
 
     def __init__(
-        self, *, cpu: str | None = None, memory: str | None = None, traceparent: str | None = None
+        self,
+        *,
+        cpu: str | None = None,
+        memory: str | None = None,
+        internals: bool = False,
+        traceparent: str | None = None,
     ) -> None:
         self.cpu = cpu
         self.memory = memory
+        self.internals = internals
         self.origin_ns = time.perf_counter_ns()
         self.end_ns: int | None = None
         self.thread_id = threading.get_ident()
         self.remote_parent = _parse_traceparent(traceparent)
         self.model_use = "not called"
         self.worker_tables: dict[str, list[Mapping[str, Any]]] = {}
+        self.worker_overheads: list[dict[str, Any]] = []
+        self.thread_spans: dict[int, Span | None] | None = None
+        """The open span of each thread that runs no task, by the thread's ident; None where
+        nobody asks for it."""
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self.open_spans: dict[int, Span] = {}
@@ -107,14 +118,26 @@ class Recorder:
             for name, rows in recorded["tables"].items():
                 self.worker_tables.setdefault(name, []).extend(rows)
             self.note_model_use(recorded["model_use"])
+            overhead = recorded.get("overhead")
+            if overhead is not None:
+                self.worker_overheads.append(overhead)
 
-    def dump(self, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    def dump(
+        self,
+        tables: Mapping[str, Sequence[Mapping[str, Any]]],
+        overhead: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Return all that was recorded as JSON values, for :meth:`merge` elsewhere.
 
         ``tables`` are rows of the other tables recorded beside; a ``t_ns`` in them is a reading
-        of the same clock as the spans'.
+        of the same clock as the spans'. ``overhead`` is what recording cost a worker.
         """
-        return {"spans": self.rows(), "tables": dict(tables), "model_use": self.model_use}
+        return {
+            "spans": self.rows(),
+            "tables": dict(tables),
+            "model_use": self.model_use,
+            "overhead": None if overhead is None else {"pid": self._pid, **overhead},
+        }
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the recorded spans, one dict each, times as ``start_ns`` and ``end_ns``."""

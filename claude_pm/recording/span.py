@@ -152,6 +152,8 @@ class Span:
                 self.task = None
             self._token = _position.set((recorder, self))
             recorder.open_spans[self.id_number] = self
+            if recorder.thread_spans is not None and self.task is None:
+                recorder.thread_spans[threading.get_ident()] = self
             self.start_ns = time.perf_counter_ns()
         return self
 
@@ -173,12 +175,16 @@ class Span:
         # Closed out of turn, a span leaves the position to whoever has it now: another span, or
         # another profile.
         if self._token is not None and position is not None and position[1] is self:
-            try:  # noqa: SIM105 - contextlib.suppress takes a tenth of a span's time
+            try:
                 _position.reset(self._token)
             except ValueError:
                 # A span may be closed in another context than it was opened in, as an async
                 # generator does: that context keeps its own position.
                 pass
+            else:
+                if recorder.thread_spans is not None and self.task is None:
+                    position = _position.get()
+                    recorder.thread_spans[threading.get_ident()] = position and position[1]
         recorder.closed(self)
 
 

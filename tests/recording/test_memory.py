@@ -90,41 +90,41 @@ class TestSampler:
 
     def test_reads_meanwhile(self) -> None:
         """It reads at its pace until it is stopped, and not after."""
-        sampler = RssSampler(interval_s=0.001)
+        sampler = RssSampler("kernel", interval_s=0.001)
         sampler.start()
         try:
             wait_until(lambda: len(sampler._times) >= 5)
         finally:
             sampler.stop()
-        stopped = sampler.rows("kernel")
+        stopped = sampler.tables(str)["memory"]
         time.sleep(0.02)
-        assert sampler.rows("kernel") == stopped
+        assert sampler.tables(str)["memory"] == stopped
         times = [row["t_ns"] for row in stopped]
         assert times == sorted(times)
 
     def test_stop_twice(self) -> None:
         """A second stop does nothing."""
-        sampler = RssSampler()
+        sampler = RssSampler("kernel")
         sampler.start()
         sampler.stop()
-        stopped = sampler.rows("kernel")
+        stopped = sampler.tables(str)["memory"]
         sampler.stop()
-        assert sampler.rows("kernel") == stopped
+        assert sampler.tables(str)["memory"] == stopped
         assert len(stopped) >= 2
 
     def test_stop_is_prompt(self) -> None:
         """Stopping does not wait for the next reading."""
-        sampler = RssSampler(interval_s=3600)
+        sampler = RssSampler("kernel", interval_s=3600)
         sampler.start()
         sampler.stop()
-        assert len(sampler.rows("kernel")) == 2
+        assert len(sampler.tables(str)["memory"]) == 2
 
     def test_role(self) -> None:
         """The rows carry the role that they are asked for."""
-        sampler = RssSampler()
+        sampler = RssSampler("worker")
         sampler.start()
         sampler.stop()
-        roles: list[dict[str, Any]] = sampler.rows("worker")
+        roles: list[dict[str, Any]] = sampler.tables(str)["memory"]
         assert {row["role"] for row in roles} == {"worker"}
 
     @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts files by /proc")  # noqa: PTH112
@@ -139,7 +139,7 @@ class TestSampler:
         gc.collect()
         before = left()
         for _ in range(100):
-            sampler = RssSampler()
+            sampler = RssSampler("kernel")
             sampler.start()
             sampler.stop()
         wait_until(lambda: all(now <= then for now, then in zip(left(), before, strict=True)))

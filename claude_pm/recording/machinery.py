@@ -1,0 +1,31 @@
+"""Which frames are the notebook's machinery or our own, and not the user's program.
+
+They share the kernel's thread and event loop with the user's code; profiles leave them out unless
+they are asked for (``internals=True``).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+_MACHINERY = (
+    "IPython", "ipykernel", "tornado", "traitlets", "zmq", "jupyter_client", "comm", "claude_pm",
+)  # fmt: skip
+
+
+def machinery_folders() -> tuple[str, ...]:
+    """Return the folders of the machinery that is loaded, each with a separator at its end."""
+    folders = []
+    for name in _MACHINERY:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file is not None:
+            folders.append(str(Path(file).parent) + os.sep)
+    return tuple(folders)
+
+
+def library_folders() -> tuple[str, ...]:
+    """Return the folder of the standard library, with a separator at its end."""
+    return (str(Path(sysconfig.get_path("stdlib"))) + os.sep,)
