@@ -7,6 +7,7 @@ from claude_pm.analysis.cache_effects import cache_effects
 from claude_pm.analysis.compare_modes import compare_modes
 from claude_pm.analysis.phases import phase_table, request_segments
 from claude_pm.analysis.requests import requests_table
+from claude_pm.analysis.sampled_places import sampled_places
 
 __all__ = [
     "cache_effects",
@@ -14,4 +15,5 @@ __all__ = [
     "phase_table",
     "request_segments",
     "requests_table",
+    "sampled_places",
 ]

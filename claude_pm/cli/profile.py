@@ -7,11 +7,14 @@ import sys
 import traceback
 import types
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from claude_pm.errors import RecordingError
+
+if TYPE_CHECKING:
+    from claude_pm.recording.lines import LinesResult, SecondRun
 
 
 def profile_script(
@@ -29,12 +32,21 @@ def profile_script(
     internals: Annotated[
         bool, typer.Option("--internals", help="Show claude_pm's own frames too.")
     ] = False,
+    lines: Annotated[
+        bool,
+        typer.Option(
+            "--lines",
+            help="Record CPU and memory of each line too: the script runs a second time for that, "
+            'and what it prints then is dropped (needs pip install "claude-pm\\[lines]").',
+        ),
+    ] = False,
 ) -> None:
     """Run a script, save its profile and show the summary.
 
     The script runs as it would by itself; the exit code is its own.
     """
     from claude_pm.recording import ProfileSession
+    from claude_pm.recording.lines import SecondRun
     from claude_pm.views.summary import summary_text
 
     try:
@@ -48,24 +60,43 @@ def profile_script(
         internals=internals,
         source=shlex.join([str(script), *(arguments or [])]),
     )
+    second_run = SecondRun.of_script(script, arguments or []) if lines else None
+    failure: BaseException | None = None
     exit_code = 0
     session.start()
     try:
         _run(code, script, arguments or [])
     except SystemExit as exit_request:
         exit_code = _exit_code(exit_request)
-    except Exception as error:  # noqa: BLE001 - the script's own, shown as Python would
-        _show_error(error, script)
-        exit_code = 1
-    except KeyboardInterrupt:
-        exit_code = 130
+    except Exception as problem:  # noqa: BLE001 - the script's own, shown as Python would
+        _show_error(problem, script)
+        failure, exit_code = problem, 1
+    except KeyboardInterrupt as interrupt:
+        failure, exit_code = interrupt, 130
     finally:
-        profile = session.stop()
+        session.end_recording()
+        found = _lines(second_run, failure)
+        profile = session.stop(more={"lines": found.rows})
+        if lines:
+            profile.meta["lines"] = found.said
         saved = profile.save()
     # What the script printed stays alone on standard output.
     typer.echo(summary_text(profile), err=True)
+    if found.said is not None:
+        typer.echo(found.said, err=True)
     typer.echo(f"Saved as {saved}", err=True)
     raise typer.Exit(exit_code)
+
+
+def _lines(second_run: SecondRun | None, error: BaseException | None) -> LinesResult:
+    """Return what a second run tells of the lines, where one is wanted and worth it."""
+    from claude_pm.recording.lines import LinesResult, not_run
+
+    if second_run is None:
+        return LinesResult([], None)
+    if error is not None:
+        return not_run(f"the script ended with {type(error).__name__}, and runs only once then")
+    return second_run.run()
 
 
 def _run(code: types.CodeType, script: Path, arguments: list[str]) -> None:

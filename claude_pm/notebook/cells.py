@@ -6,6 +6,8 @@ text is rewritten before IPython looks at it:
 - ``%%claude_pm_profile ...`` is taken off the cell, which then runs like any other, inside one
   ``with <recording>:`` block. Its output, last value, variables, errors and interrupts stay
   IPython's own doing.
+  With ``--repeat N`` they stand in a loop within it. With ``--lines`` they run once more when the
+  block ends, in another process (``claude_pm.notebook.second_run``).
 - ``%claude_pm_profile STATEMENT`` becomes ``with <recording>: STATEMENT``.
 - ``%%orchestrate ...`` becomes ``await get_ipython().run_cell_magic("orchestrate", ...)``.
 
@@ -16,7 +18,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +34,9 @@ from IPython.display import display
 from claude_pm.errors import RecordingError
 from claude_pm.notebook.profile_magic import ProfileOptions, parse_options, split_statement
 from claude_pm.notebook.results import keep
+from claude_pm.notebook.second_run import second_run
 from claude_pm.recording import ProfileSession
+from claude_pm.recording.lines import LinesResult, SecondRun, not_run
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult, InteractiveShell
@@ -78,7 +83,8 @@ class ProfileLine(EscapedCommand):
         if match is None:
             raise SyntaxError(text)
         options, statement = split_statement(match[1])
-        if _readable_options(options) is None or not _fits_in_with(statement):
+        readable = _readable_options(options)
+        if readable is None or readable.repeat is not None or not _fits_in_with(statement):
             raise SyntaxError(text)
         before, after = lines[: self.start_line], lines[end + 1 :]
         indent = lines[self.start_line][: self.start_col]
@@ -104,6 +110,7 @@ class CellProfiler(ast.NodeTransformer):
 
     def __init__(self, shell: InteractiveShell) -> None:
         self.value: Any = None
+        self.turn: Any = None
         self._shell = shell
         # A cell may run another one: the innermost is last. None is a cell that is not ours.
         self._cells: list[tuple[str, Recording | None]] = []
@@ -113,11 +120,17 @@ class CellProfiler(ast.NodeTransformer):
         raw_cell = info.raw_cell or ""
         first, _, body = raw_cell.lstrip().partition("\n")
         options = _profile_options(first, body)
-        recording = None if options is None else self._recording(options, raw_cell)
+        recording = None
+        if options is not None:
+            python = self._shell.transform_cell(raw_cell) if options.lines else ""
+            recording = self._recording(options, raw_cell, python)
         self._cells.append((raw_cell, recording))
 
     def visit(self, tree: ast.AST) -> ast.AST:
-        """Put the cell's statements into ``with get_ipython().claude_pm.cell():``."""
+        """Put the cell's statements into ``with get_ipython().claude_pm.cell():``.
+
+        With ``--repeat`` they stand in a loop there.
+        """
         cell = self._cells[-1][1] if self._cells else None
         if cell is None or cell.entered or not isinstance(tree, ast.Module):
             return tree
@@ -137,9 +150,18 @@ class CellProfiler(ast.NodeTransformer):
             store.value = last.value
             body[-1] = store
             after = ast.parse("get_ipython().claude_pm.take_value()").body
-        for node in (block, body[-1], *after):
+        around: list[ast.stmt] = [block]
+        if cell.options.repeat is not None:
+            (loop,) = ast.parse(
+                "for get_ipython().claude_pm.turn in get_ipython().claude_pm.turns(): pass"
+            ).body
+            assert isinstance(loop, ast.For)  # noqa: S101 - for the type checker
+            loop.body, block.body = body, [loop]
+            around.append(loop)
+        for node in (*around, body[-1], *after):
             ast.copy_location(node, last)
-        block.lineno, block.col_offset = tree.body[0].lineno, tree.body[0].col_offset
+        for node in around:
+            node.lineno, node.col_offset = tree.body[0].lineno, tree.body[0].col_offset
         tree.body = [*future, block, *after]
         return ast.fix_missing_locations(tree)
 
@@ -161,12 +183,21 @@ class CellProfiler(ast.NodeTransformer):
         self.value = None
         return cell
 
+    def turns(self) -> Iterator[int]:
+        """Return what the loop around a cell with ``--repeat`` goes through."""
+        cell = self._cells[-1][1] if self._cells else None
+        if cell is None or cell.options.repeat is None:
+            raise RecordingError("No cell is being repeated.")
+        return cell.session.repeats(cell.options.repeat)
+
     def line(self, options: str, statement: str) -> Recording:
         """Return the context manager around the statement of a ``%claude_pm_profile`` line."""
         self.value = None
+        line_number = sys._getframe(1).f_lineno  # noqa: SLF001 - the cell's own line
         return self._recording(
             parse_options(options),
             statement,
+            "\n" * (line_number - 1) + statement,
             at_end=lambda ended: self._present(ended, has_value=self.value is not None),
         )
 
@@ -179,23 +210,32 @@ class CellProfiler(ast.NodeTransformer):
         self,
         options: ProfileOptions,
         source: str,
+        python: str,
         at_end: Callable[[Recording], None] = lambda _ended: None,
     ) -> Recording:
         # The count is of the next cell already.
-        name = options.name or f"In[{self._shell.execution_count - 1}]"
-        session = ProfileSession(
-            name,
-            cpu=options.cpu,
-            memory=options.memory,
-            internals=options.internals,
-            source=source,
+        cell_name = f"In[{self._shell.execution_count - 1}]"
+        return Recording(
+            # Made when the cell begins: an option that does not go with another is its error.
+            lambda: ProfileSession(
+                options.name or cell_name,
+                cpu=options.cpu,
+                memory=options.memory,
+                internals=options.internals,
+                source=source,
+            ),
+            options,
+            self._cell_name,
+            at_end,
+            lambda: second_run(self._shell, cell_name, source, python, self._cell_name),
         )
-        return Recording(session, options, self._cell_name, at_end)
 
     def _present(self, recording: Recording, *, has_value: bool) -> None:
         profile, options = recording.session.profile, recording.options
         if not options.quiet:
             display(profile)
+        if recording.said is not None:
+            print(recording.said)
         keep(self._shell, profile, options.keeping)
         if not has_value:
             _make_last_value(self._shell, profile)
@@ -211,18 +251,27 @@ class Recording:
 
     def __init__(
         self,
-        session: ProfileSession,
+        make_session: Callable[[], ProfileSession],
         options: ProfileOptions,
         rename_file: Callable[[str], str],
         at_end: Callable[[Recording], None],
+        prepare_second_run: Callable[[], SecondRun | LinesResult],
     ) -> None:
-        self.session = session
         self.options = options
         self.entered = False
+        self.said: str | None = None
+        self.session: ProfileSession
+        self._make_session = make_session
         self._rename_file = rename_file
         self._at_end = at_end
+        self._prepare_second_run = prepare_second_run
+        self._second_run: SecondRun | LinesResult | None = None
 
     def __enter__(self) -> None:
+        self.session = self._make_session()
+        if self.options.lines:
+            # The code may change the variables that it needs: they are taken over now.
+            self._second_run = self._prepare_second_run()
         self.session.start()
         self.entered = True
 
@@ -232,8 +281,21 @@ class Recording:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.session.stop(rename_file=self._rename_file)
+        self.session.end_recording()
+        lines = self._lines(error_type)
+        if lines is None:
+            self.session.stop(rename_file=self._rename_file)
+        else:
+            self.session.stop(rename_file=self._rename_file, more={"lines": lines.rows})
+            self.said = self.session.profile.meta["lines"] = lines.said
         self._at_end(self)
+
+    def _lines(self, error_type: type[BaseException] | None) -> LinesResult | None:
+        if self._second_run is None or isinstance(self._second_run, LinesResult):
+            return self._second_run
+        if error_type is not None:
+            return not_run(f"the code ended with {error_type.__name__}, and runs only once then")
+        return self._second_run.run()
 
 
 def _raw_cell(result: ExecutionResult) -> str | None:

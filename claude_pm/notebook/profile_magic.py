@@ -15,7 +15,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
-from claude_pm.notebook.options import or_none, recording_options
+from claude_pm.notebook.options import or_none, recording_options, whole_from_one
 from claude_pm.notebook.results import Keeping
 
 
@@ -27,6 +27,8 @@ class ProfileOptions:
     cpu: str | EllipsisType | None
     memory: str | None
     internals: bool
+    lines: bool
+    repeat: int | None
     quiet: bool
     keeping: Keeping
 
@@ -39,6 +41,20 @@ class ProfileMagics(Magics):
     @magic_arguments()
     @argument("--name", help="what to call the profile (default: the cell's number)")
     @recording_options
+    @argument(
+        "--lines",
+        action="store_true",
+        help="record CPU and memory of each line too: the code runs a second time for that, in a "
+        "process of its own, with the variables as they were before, and what it prints there is "
+        'dropped (needs pip install "claude-pm[lines]")',
+    )
+    @argument(
+        "--repeat",
+        type=whole_from_one,
+        metavar="N",
+        help="run the cell N times, to tell what stays in memory from what grows with every run; "
+        "with --memory trace and %%%%claude_pm_profile alone",
+    )
     @argument("--quiet", action="store_true", help="record without showing the profile")
     @line_cell_magic
     def claude_pm_profile(self, line: str, cell: str | None = None) -> None:
@@ -54,7 +70,11 @@ class ProfileMagics(Magics):
         without it. The profile is kept in ``claude_pm.last()``, and in ``_`` where the code has no
         value of its own.
         """
-        parse_options(line if cell is not None else split_statement(line)[0])
+        options = parse_options(line if cell is not None else split_statement(line)[0])
+        if cell is None and options.repeat is not None:
+            raise UsageError(
+                "--repeat is for a whole cell: %%claude_pm_profile --memory trace --repeat N."
+            )
         if cell is None:
             raise UsageError(
                 "%claude_pm_profile takes one simple statement, on a line of its own: "
@@ -76,11 +96,17 @@ def parse_options(line: str) -> ProfileOptions:
         values: Any = parse_argstring(ProfileMagics.claude_pm_profile, line)
     except ValueError as error:
         raise UsageError(f"%claude_pm_profile: the options cannot be read: {error}.") from None
+    if values.repeat is not None and values.memory != "trace":
+        raise UsageError(
+            "--repeat goes with --memory trace: it tells what grows in memory with every run."
+        )
     return ProfileOptions(
         name=_unquoted(values.name),
         cpu=or_none(values.cpu),
         memory=or_none(values.memory),
         internals=values.internals,
+        lines=values.lines,
+        repeat=values.repeat,
         quiet=values.quiet,
         keeping=Keeping(save=values.save, as_name=values.as_name),
     )

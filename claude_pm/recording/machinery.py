@@ -14,6 +14,7 @@ from pathlib import Path
 _MACHINERY = (
     "IPython", "ipykernel", "tornado", "traitlets", "zmq", "jupyter_client", "comm", "claude_pm",
 )  # fmt: skip
+_INSTALLED = ("site-packages", "dist-packages")
 
 
 def machinery_folders() -> tuple[str, ...]:
@@ -29,3 +30,21 @@ def machinery_folders() -> tuple[str, ...]:
 def library_folders() -> tuple[str, ...]:
     """Return the folder of the standard library, with a separator at its end."""
     return (str(Path(sysconfig.get_path("stdlib"))) + os.sep,)
+
+
+def is_standard_library(file: str) -> bool:
+    """Whether a source file belongs to the standard library; a package installed into it does not.
+
+    Outside a virtual environment the folder of installed packages lies within the library's.
+    """
+    if file.startswith("<frozen "):
+        return True
+    for folder in library_folders():
+        if file.startswith(folder):
+            return file[len(folder) :].partition(os.sep)[0] not in _INSTALLED
+    return False
+
+
+def is_standard_module(name: str) -> bool:
+    """Whether an outermost module is the standard library's, or the machinery's."""
+    return name in sys.stdlib_module_names or name in _MACHINERY

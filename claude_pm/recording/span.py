@@ -3,20 +3,24 @@
 ``claude_pm.span("name")`` costs next to nothing where no profile is being recorded.
 """
 
+# ruff: noqa: SLF001 - span() itself fills the spans: a call of __init__ for each costs too much
+
 from __future__ import annotations
 
 import asyncio
 import functools
 import inspect
-import operator
-import random
 import threading
 import time
-from asyncio import current_task
-from collections.abc import Callable
-from contextvars import ContextVar, Token
+from asyncio import _get_running_loop, current_task
+from collections.abc import Callable, Mapping
+from contextvars import Context, ContextVar, Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
+
+from claude_pm.recording.ids import new_trace_id as new_trace_id  # noqa: PLC0414 - for others
+from claude_pm.recording.span_columns import COLUMNS, KINDS, column_value
+from claude_pm.recording.span_rows import Facts, attributes_json
 
 if TYPE_CHECKING:
     from claude_pm.recording.recorder import Recorder
@@ -24,25 +28,22 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-# Ids need no secrecy; a generator of our own leaves the user's seeds alone.
-_random = random.Random()  # noqa: S311
-
 _position: ContextVar[tuple[Recorder, Span | None] | None] = ContextVar(
     "claude_pm_position", default=None
 )
 
 
-def new_trace_id() -> str:
-    """Return 32 hex digits, not all zero, as W3C trace context asks."""
-    return f"{_random.getrandbits(128) or 1:032x}"
+class _Column:
+    """A column of a span, read and set as an attribute of it."""
 
+    def __init__(self, name: str) -> None:
+        self._name = name
 
-def new_span_id() -> int:
-    """Return a span id; written with 16 hex digits, not all zero, as W3C trace context asks.
+    def __get__(self, span: Span, owner: type[Span]) -> Any:
+        return span.column(self._name)
 
-    Its first bit is 0: so it fits into a column of signed whole numbers.
-    """
-    return _random.getrandbits(63) or 1
+    def __set__(self, span: Span, value: Any) -> None:
+        span.set(**{self._name: value})
 
 
 class Span:
@@ -52,53 +53,54 @@ class Span:
     given there goes into the ``attributes`` column.
     """
 
-    COLUMNS = (
-        "agent", "mode", "model", "status", "error", "input_tokens", "cache_read_tokens",
-        "cache_write_tokens", "output_tokens", "ttft_s", "cost_usd", "cache",
-    )  # fmt: skip
+    COLUMNS = COLUMNS
+    # Few slots, and set by span() itself: a span is made for every step of a request.
     __slots__ = (
-        *COLUMNS, "_attributes", "_recorder", "_token", "end_ns", "id_number", "name",
-        "parent_number", "start_ns", "task", "thread", "trace_id",
+        "_agent", "_attributes", "_columns", "_mode", "_recorder", "_token", "end_ns", "name",
+        "number", "outcome", "parent_number", "shared_facts", "start_ns", "task", "thread",
+        "trace_number",
     )  # fmt: skip
 
-    agent: str | None
-    mode: str | None
-    model: str | None
-    status: str | None
-    error: str | None
-    input_tokens: int | None
-    cache_read_tokens: int | None
-    cache_write_tokens: int | None
-    output_tokens: int | None
-    ttft_s: float | None
-    cost_usd: float | None
-    cache: str | None
+    agent = _Column("agent")
+    mode = _Column("mode")
+    model = _Column("model")
+    status = _Column("status")
+    error = _Column("error")
+    input_tokens = _Column("input_tokens")
+    cache_read_tokens = _Column("cache_read_tokens")
+    cache_write_tokens = _Column("cache_write_tokens")
+    output_tokens = _Column("output_tokens")
+    ttft_s = _Column("ttft_s")
+    cost_usd = _Column("cost_usd")
+    cache = _Column("cache")
 
-    def __init__(self, recorder: Recorder | None, name: str, parent: Span | None) -> None:
-        self._recorder = recorder
-        self._token: Token[Any] | None = None
-        self._attributes: dict[str, Any] | None = None
-        self.name = name
-        self.thread: str | None = None
-        self.task: str | None = None
-        self.trace_id: str | None = None
-        self.start_ns = self.end_ns = self.id_number = self.parent_number = 0
-        # One by one, not in a loop over COLUMNS: a span is made for every step of a request.
-        self.agent = self.mode = self.model = self.status = self.error = self.cache = None
-        self.input_tokens = self.cache_read_tokens = self.cache_write_tokens = None
-        self.output_tokens = self.ttft_s = self.cost_usd = None
-        if recorder is None:
-            return
-        self.id_number = new_span_id()
-        if parent is None:
-            self.parent_number, trace_id = recorder.remote_parent
-            self.trace_id = trace_id or new_trace_id()
-        else:
-            self.parent_number = parent.id_number
-            self.trace_id = parent.trace_id
-            # Agent and mode of a request hold for everything done for it.
-            self.agent = parent.agent
-            self.mode = parent.mode
+    name: str
+    number: int
+    """Counts the spans of a recorder, from 1; 0 where nothing is recorded."""
+    parent_number: int
+    """The number of the span it is part of; 0 for a root."""
+    trace_number: int
+    """Stands for the trace: the number of its root, or a number of the recorder's."""
+    thread: str | None
+    task: str | None
+    start_ns: int
+    end_ns: int
+    outcome: tuple[str | None, str | None] | None
+    """What the end said: status and error; None is an end without an error."""
+    shared_facts: Facts | None
+    """What the span says of itself, shared with others that say the same; None once it was
+    changed: then it is held in two dicts of its own."""
+    _recorder: Recorder | None
+    _agent: str | None
+    _mode: str | None
+    _columns: dict[str, Any] | None
+    _attributes: dict[str, Any] | None
+    _token: Token[Any] | None
+
+    @property
+    def id_number(self) -> int:
+        """The span's id; 0 where nothing is recorded."""
+        return self._recorder.rows.id_of(self.number) if self._recorder is not None else 0
 
     @property
     def span_id(self) -> str:
@@ -106,16 +108,15 @@ class Span:
         return f"{self.id_number:016x}" if self._recorder is not None else ""
 
     @property
-    def attributes(self) -> dict[str, Any]:
-        """Return what goes into the ``attributes`` column."""
-        if self._attributes is None:
-            self._attributes = {}
-        return self._attributes
+    def trace_id(self) -> str | None:
+        """Return 32 hex digits; None where nothing is recorded."""
+        recorder = self._recorder
+        return recorder.rows.trace_of(self.trace_number) if recorder is not None else None
 
     @property
-    def recorded_attributes(self) -> dict[str, Any] | None:
-        """Return the attributes, or None where there are none: most spans have none."""
-        return self._attributes
+    def attributes(self) -> dict[str, Any]:
+        """Return what goes into the ``attributes`` column."""
+        return self._own()[1]
 
     @property
     def recording(self) -> bool:
@@ -127,34 +128,79 @@ class Span:
         """The W3C ``traceparent`` that makes another process's spans children of this one."""
         return f"00-{self.trace_id}-{self.span_id}-01" if self._recorder is not None else None
 
+    def column(self, name: str) -> Any:
+        """Return the value of a column; None where it has none."""
+        found = (
+            self.shared_facts.columns if self.shared_facts is not None else self._own()[0]
+        ).get(name)
+        if found is None and name in {"status", "error"} and self.end_ns:
+            return (self.outcome or _OK)[name == "error"]
+        return found
+
     def set(self, **values: Any) -> None:
         """Set columns and attributes; attribute values have to be JSON values.
 
         Raises:
             TypeError: a column cannot hold the value.
         """
+        columns, attributes = self._own()
         for key, value in values.items():
-            if key not in _KINDS:
-                self.attributes[key] = value
-            elif value is None or type(value) is str is _KINDS[key]:
-                setattr(self, key, value)
+            if key in KINDS:
+                columns[key] = column_value(key, value)
             else:
-                setattr(self, key, _column_value(key, value))
+                attributes[key] = value
+        self._agent = columns["agent"]
+        self._mode = columns["mode"]
+
+    def facts(self, more: Mapping[str, Any] | None = None) -> Facts:
+        """Return what the span says of itself, shared with others that say the same.
+
+        ``more`` are attributes beside its own.
+        """
+        facts = self.shared_facts
+        if facts is not None and more is None:
+            return facts
+        columns, attributes = self._copied() if facts is not None else self._own()
+        attributes = attributes if more is None else {**attributes, **more}
+        if self._recorder is not None:
+            try:
+                return self._recorder.rows.shared_facts(
+                    self.name, None, None, **columns, **attributes
+                )
+            except TypeError:  # a value can change, or a key is no name
+                pass
+        return Facts(self.name, columns, {}, attributes_json(attributes))
+
+    def _own(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the span's own columns and attributes; from now on it shares them with nobody."""
+        if self._columns is None or self._attributes is None:
+            self._columns, self._attributes = self._copied()
+            self.shared_facts = None
+        return self._columns, self._attributes
+
+    def _copied(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        facts = self.shared_facts
+        if facts is None:
+            return {"agent": self._agent, "mode": self._mode}, {}
+        return dict(facts.columns), dict(facts.attributes)
 
     def __enter__(self) -> Self:
         recorder = self._recorder
         if recorder is not None:
-            self.thread = threading.current_thread().name
-            try:
-                task = current_task()
-                self.task = None if task is None else task.get_name()
-            except RuntimeError:  # no loop runs here
-                self.task = None
+            self.thread = _current_thread().name
+            loop = _get_running_loop()
+            task = None
+            if loop is not None:
+                current = current_task(loop)
+                if current is not None:
+                    task = current.get_name()
+            self.task = task
             self._token = _position.set((recorder, self))
-            recorder.open_spans[self.id_number] = self
-            if recorder.thread_spans is not None and self.task is None:
+            if recorder.thread_spans is not None and task is None:
                 recorder.thread_spans[threading.get_ident()] = self
-            self.start_ns = time.perf_counter_ns()
+            self.start_ns = _clock_ns()
+            # Last: the end of the recording in another thread may come at any time.
+            recorder.open_spans[self.number] = self
         return self
 
     def __exit__(
@@ -166,11 +212,12 @@ class Span:
         recorder = self._recorder
         if recorder is None:
             return
-        self.end_ns = time.perf_counter_ns()
-        if self.status is None:
-            self.status = "ok" if error_type is None else _status_of(error_type)
-        if error is not None and self.error is None:
-            self.error = f"{type(error).__name__}: {error}"
+        self.end_ns = _clock_ns()
+        if error_type is not None:
+            self.outcome = (
+                _status_of(error_type),
+                None if error is None else f"{type(error).__name__}: {error}",
+            )
         position = _position.get()
         # Closed out of turn, a span leaves the position to whoever has it now: another span, or
         # another profile.
@@ -185,29 +232,21 @@ class Span:
                 if recorder.thread_spans is not None and self.task is None:
                     position = _position.get()
                     recorder.thread_spans[threading.get_ident()] = position and position[1]
-        recorder.closed(self)
+        # Before the lock: a value's text may be made by code that opens spans.
+        facts = self.shared_facts or self.facts()
+        # A with statement takes twice as long.
+        recorder.lock.acquire()
+        try:
+            if recorder.open_spans.pop(self.number, None) is not None and recorder.end_ns is None:
+                recorder.add_span(self, facts, self.outcome, self.end_ns)
+        finally:
+            recorder.lock.release()
 
 
-_KINDS: dict[str, type] = dict.fromkeys(Span.COLUMNS, str)
-_KINDS |= {"ttft_s": float, "cost_usd": float}
-_KINDS |= {name: int for name in Span.COLUMNS if name.endswith("_tokens")}
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError("it is text")
-    return value
-
-
-def _column_value(column: str, value: Any) -> Any:
-    """Return the value as its column holds it; a wrong one would spoil the table in the end."""
-    kind = _KINDS[column]
-    try:
-        if kind is str:
-            return _text(value)
-        return operator.index(value) if kind is int else kind(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"The span column {column!r} cannot hold {value!r}: {error}.") from None
+_OK = ("ok", None)
+_new = object.__new__
+_clock_ns = time.perf_counter_ns
+_current_thread = threading.current_thread
 
 
 def span(name: str, **attributes: Any) -> Span:
@@ -221,20 +260,66 @@ def span(name: str, **attributes: Any) -> Span:
         >>> with claude_pm.span("load documents", folder="docs") as current:
         ...     current.set(documents=3)
     """
+    made = _new(Span)
+    made.name = name
+    made.start_ns = made.end_ns = 0
+    made.thread = made.task = None
+    made._columns = made._attributes = made.shared_facts = made._token = made.outcome = None
     position = _position.get()
     if position is None or position[0].end_ns is not None:
         recorder, parent = _recorder_of_thread(), None
+        if recorder is None:
+            return _unrecorded(made, attributes)
     else:
         recorder, parent = position
-    made = Span(recorder, name, parent)
-    if attributes:
+    made._recorder = recorder
+    made.number = recorder.next_number()
+    if parent is None:
+        made.parent_number = recorder.root_parent
+        made.trace_number = recorder.root_trace or made.number
+        agent = mode = None
+    else:
+        made.parent_number = parent.number
+        made.trace_number = parent.trace_number
+        # Agent and mode of a request hold for everything done for it.
+        agent = parent._agent
+        mode = parent._mode
+    try:
+        made.shared_facts = facts = recorder.shared_facts(name, agent, mode, **attributes)
+    except TypeError:  # a value can change, or its column cannot hold it
+        made._agent = agent
+        made._mode = mode
         made.set(**attributes)
+    else:
+        made._agent = facts.agent
+        made._mode = facts.mode
+    return made
+
+
+def _unrecorded(made: Span, values: dict[str, Any]) -> Span:
+    made._recorder = made._agent = made._mode = None
+    made.number = made.parent_number = made.trace_number = 0
+    if values:
+        columns, attributes = made._own()
+        for key, value in values.items():
+            if key not in KINDS:
+                attributes[key] = value
+            elif type(value) is str is KINDS[key]:
+                columns[key] = value
+            else:
+                columns[key] = column_value(key, value)
     return made
 
 
 def current_span() -> Span | None:
     """Return the span that is open here, if a profile is being recorded."""
     position = _position.get()
+    return position[1] if position is not None and not position[0].finished else None
+
+
+def span_in(context: Context | None) -> Span | None:
+    """Return the span that is open in another task's or thread's context; takes no lock."""
+    position = None if context is None else context.get(_position)
     return position[1] if position is not None and not position[0].finished else None
 
 

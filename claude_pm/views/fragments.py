@@ -6,6 +6,7 @@ whatever it prints.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ MAX_ROWS = 500
 """Rows of the long tables of a report."""
 
 _TEXT_LIMIT = 300
+_LIBRARY_FOLDER = re.compile(r"\(.*[/\\](?:lib[/\\]python[\d.]+|site-packages)[/\\]")
 _MORE_LIMIT = 120
 
 
@@ -165,6 +167,24 @@ def functions(reading: Reading, limit: int) -> Table:
             for function in found
         ],
         _left_out(len(table), limit, "function", "functions"),
+    )
+
+
+def places(reading: Reading, limit: int) -> Table:
+    """Return the places where sampled time went; empty where nothing was sampled."""
+    columns = [Column("agent"), Column("function"), *_numbers("running", "waiting", "CPU")]
+    several = any(place["agent"] is not None for place in reading.places)
+    return Table(
+        columns if several else columns[1:],
+        [
+            _cells(
+                *([_plain(place["agent"])] if several else []),
+                words.one_line(_LIBRARY_FOLDER.sub("(", place["place"]), _TEXT_LIMIT),
+                *_durations(place, "running_s", "waiting_s", "cpu_s"),
+            )
+            for place in reading.places[:limit]
+        ],
+        _left_out(len(reading.places), limit, "place", "places"),
     )
 
 

@@ -9,6 +9,7 @@ from claude_pm.analysis.compare_modes import compare_requests
 from claude_pm.analysis.phases import phases_of
 from claude_pm.analysis.requests import Request, find_requests, owner_ids, requests_frame
 from claude_pm.analysis.rows import Row, rows
+from claude_pm.analysis.sampled_places import sampled_places
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +53,11 @@ class Reading:
     def modes(self) -> list[Row]:
         """The rows of ``compare_modes``."""
         return rows(compare_requests(self._requests_frame))
+
+    @cached_property
+    def places(self) -> list[Row]:
+        """The rows of ``sampled_places``."""
+        return rows(sampled_places(self.profile))
 
     @cached_property
     def _requests_frame(self) -> pd.DataFrame:

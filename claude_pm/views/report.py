@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import secrets
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from claude_pm.errors import ProfileStorageError
+from claude_pm.profiles.text_file import write_text
 from claude_pm.views import fragments, sentences, words
 from claude_pm.views.charts import WIDTH_IN, draw_cache, draw_memory, draw_modes
 from claude_pm.views.reading import Reading
@@ -48,8 +47,10 @@ _MEANINGS = {
     ("model_use", "replayed"): "replayed: its answers came from a recording",
     ("model_use", "not called"): "not called: no model stands behind these figures",
     ("cpu", "cprofile"): "cProfile on (it slows Python code down)",
-    ("cpu", None): "cProfile off",
+    ("cpu", "sample"): "sampled",
+    ("cpu", None): "off",
     ("memory", "rss"): "resident memory, read at intervals",
+    ("memory", "trace"): "allocations traced (it makes code several times slower)",
     ("memory", None): "off",
     ("git_dirty", True): "with changes that were not committed",
     ("git_dirty", False): "as committed",
@@ -75,16 +76,7 @@ def write_report(profile: Profile, path: str | Path) -> Path:
         ProfileStorageError: ``path`` is a folder, is in a folder that does not exist, or the disk
             refused.
     """
-    target = Path(path)
-    try:
-        _check_place(target)
-        _write(target, report_html(profile))
-    except OSError as error:
-        raise ProfileStorageError(
-            f"The report could not be written to {target}: {error.strerror or error}. Nothing was "
-            "left behind there."
-        ) from error
-    return target
+    return write_text(path, report_html(profile), what="report", example="report.html")
 
 
 def report_html(profile: Profile) -> str:
@@ -109,33 +101,12 @@ def report_html(profile: Profile) -> str:
         spans=fragments.spans(reading),
         functions=fragments.functions(reading, FUNCTIONS),
         awaited=words.AWAITED_SENTENCE,
+        places=fragments.places(reading, FUNCTIONS),
+        sampling=sentences.sampling(reading),
         environment=_environment(profile.meta),
         source=profile.meta.get("source") or "",
         load_line=f"claude_pm.load({json.dumps(profile.id, ensure_ascii=False)})",
     )
-
-
-def _check_place(target: Path) -> None:
-    if target.is_dir():
-        raise ProfileStorageError(
-            f"The report cannot be written to {target}, which is a folder: name a file, such as "
-            f"{target / 'report.html'}."
-        )
-    if not target.parent.is_dir():
-        raise ProfileStorageError(
-            f"The report cannot be written to {target}: there is no folder {target.parent}."
-        )
-
-
-def _write(target: Path, text: str) -> None:
-    temporary = target.with_name(f".report-{secrets.token_hex(8)}.html")
-    try:
-        # Exclusive: it must not follow a link that somebody has put there.
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _charts(reading: Reading) -> list[Chart]:

@@ -94,6 +94,25 @@ def peak_memory(reading: Reading) -> str:
     return f"Peak resident memory: {said}."
 
 
+def sampling(reading: Reading) -> str:
+    """Say what the samples count, how often there was a look, and what looking cost."""
+    sampler = (reading.meta.get("overhead") or {}).get("sampler") or {}
+    said = (
+        "Wall time: each thread and each task counts, and awaited time belongs to the coroutine "
+        "that waits."
+    )
+    if not sampler.get("ticks"):
+        return said
+    spent = reading.meta.get("duration_s")
+    share = f", {100 * sampler['own_s'] / spent:.1f} % of the time" if spent else ""
+    missed = f", {sampler['missed_ticks']:,} missed" if sampler.get("missed_ticks") else ""
+    return (
+        f"{said} {words.counted(sampler['ticks'], 'look')}, one in "
+        f"{words.duration(sampler['interval_s'])}{missed}; looking took "
+        f"{words.duration(sampler['own_s'])}{share}."
+    )
+
+
 def _requests_headline(reading: Reading) -> str:
     requests, meta = reading.requests, reading.meta
     statuses = Counter(request["status"] for request in requests)

@@ -26,6 +26,7 @@ def summary_text(profile: Profile) -> str:
     reading = Reading(profile)
     modes = fragments.modes(reading)
     functions = fragments.functions(reading, TEXT_FUNCTIONS)
+    places = fragments.places(reading, TEXT_FUNCTIONS)
     parts = [
         "\n".join([sentences.headline(reading), *sentences.notes(reading)]),
         _text_table(fragments.phases(reading)),
@@ -35,6 +36,8 @@ def summary_text(profile: Profile) -> str:
         parts.append("\n".join([_text_table(modes), *sentences.mode_sentences(reading)]))
     if functions.rows:
         parts.append(f"{_text_table(functions)}\n{words.AWAITED_SENTENCE}")
+    if places.rows:
+        parts.append(f"{_text_table(places)}\n{sentences.sampling(reading)}")
     parts.append(sentences.peak_memory(reading))
     failures = sentences.errors(reading)
     if failures:
@@ -58,6 +61,8 @@ def summary_html(profile: Profile) -> str:
         mode_sentences=sentences.mode_sentences(reading),
         functions=fragments.functions(reading, HTML_FUNCTIONS),
         awaited=words.AWAITED_SENTENCE,
+        places=fragments.places(reading, HTML_FUNCTIONS),
+        sampling=sentences.sampling(reading),
         peak_memory=sentences.peak_memory(reading),
         errors=sentences.errors(reading),
     )

@@ -37,6 +37,7 @@ class TestRewriteCell:
             "x = 1\n",
             "%%claude_pm_profile\n",
             "%%claude_pm_profile --bogus\nx\n",
+            "%%claude_pm_profile --repeat 3\nx\n",
             "%%claude_pm_profiler\nx\n",
             "%%claude_pm_profile?\n",
             "%%orchestrated\nx\n",
@@ -70,12 +71,25 @@ class TestOptions:
         assert (options.name, options.cpu, options.memory) == ("my run", None, None)
         assert (options.quiet, options.keeping.save, options.keeping.as_name) == (True, True, "p")
 
+    def test_further_recordings(self) -> None:
+        """What else can be recorded is off unless it is asked for."""
+        plain = parse_options("")
+        assert (plain.cpu, plain.memory, plain.internals) == (..., "rss", False)
+        assert (plain.lines, plain.repeat) == (False, None)
+        asked = parse_options("--cpu sample --internals --lines")
+        assert (asked.cpu, asked.internals, asked.lines) == ("sample", True, True)
+        traced = parse_options("--memory trace --repeat 3")
+        assert (traced.memory, traced.repeat) == ("trace", 3)
+
     @pytest.mark.parametrize(
         ("line", "named"),
         [
             ("--cpu sometimes", "sometimes"),
             ("--as 2x", "2x"),
             ("--bogus", "--bogus"),
+            ("--memory all", "all"),
+            ("--repeat 2", "--memory trace"),
+            ("--memory trace --repeat none", "whole number from 1"),
             ("--name 'open", "quot"),
         ],
     )

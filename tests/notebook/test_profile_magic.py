@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -203,6 +206,145 @@ class TestLine:
         assert kernel.run("'''\n%claude_pm_profile 1\n'''").text == "'\\n%claude_pm_profile 1\\n'"
 
 
+class TestLines:
+    def test_cell_with_a_function_of_another(self, kernel: Kernel) -> None:
+        """Lines are numbered as typed, under the cells' numbers; the code ran here just once."""
+        kernel.run(
+            "def work(n):\n    while n:\n        n -= 1\n    return offset\noffset = 4\nruns = []"
+        )
+        ran = kernel.run(
+            "%%claude_pm_profile --lines --as lined\n"
+            "print('once')\n"
+            "runs.append(len(runs))\n"
+            "assert runs == [0]\n"
+            "await asyncio.sleep(0)\n"
+            "work(3_000_000)"
+        )
+        assert (ran.error, ran.stdout, ran.text) == (None, "once\n", "4")
+        seen = kernel.run(
+            "t = lined.lines\n"
+            "cell, before = lined.name, f'In[{len(In) - 3}]'\n"
+            "(runs, set(t.file) <= {cell, before}, set(t[t.file == before].line) >= {2, 3},"
+            " t.loc[t.file == before, 'source'].iloc[-1], lined.meta['lines'],"
+            " len(lined.functions) > 0)"
+        )
+        assert seen.text == "([0], True, True, '        n -= 1', None, True)"
+
+    def test_statement(self, kernel: Kernel) -> None:
+        """A statement's line has the number that it has in its cell."""
+        kernel.run("x = 1\n\n%claude_pm_profile --lines --as lined held = bytearray(80_000_000)")
+        seen = kernel.run("lined.lines[['line', 'source']].values.tolist()")
+        assert seen.text == "[[3, 'held = bytearray(80_000_000)']]"
+
+    def test_failed_code_is_not_run_again(self, kernel: Kernel) -> None:
+        """An error stays the user's own; under the summary it is said why there are no lines."""
+        ran = kernel.run("%%claude_pm_profile --lines --as lined\nsorted([1])\n1 / 0")
+        assert ran.error == "ZeroDivisionError"
+        assert ran.stdout == (
+            "No lines were recorded: the code ended with ZeroDivisionError, and runs only once "
+            "then.\n"
+        )
+        assert kernel.run("len(lined.lines), len(lined.functions) > 0").text == "(0, True)"
+
+    def test_syntax_of_ipython(self, kernel: Kernel) -> None:
+        """A cell with a magic is recorded, and told that its lines cannot be."""
+        ran = kernel.run("%%claude_pm_profile --lines --quiet\nx = 1\n%who_ls\nx")
+        assert ran.error is None
+        assert "has syntax of IPython in line 3" in ran.stdout
+
+    def test_interrupt_keeps_the_profile(self, kernel: Kernel, tmp_path: Path) -> None:
+        """An interrupt of the second run ends that alone, in a cell that awaits too."""
+        started = tmp_path / "runs"
+        message = kernel.client.execute(
+            "%%claude_pm_profile --lines --as lined\n"
+            "import time\n"
+            "await asyncio.sleep(0)\n"
+            f"with open({str(started)!r}, 'a') as file: file.write('x')\n"
+            f"if open({str(started)!r}).read() == 'xx': time.sleep(100)\n"
+            "'value'"
+        )
+        while not started.exists() or started.read_text() != "xx":
+            time.sleep(0.05)
+        kernel._manager.interrupt_kernel()
+        ran = kernel.collect(message)
+        assert (ran.error, ran.text) == (None, "'value'")
+        assert "was interrupted" in ran.stdout
+        assert kernel.run("len(lined.lines), len(lined.functions) > 0").text == "(0, True)"
+
+    def test_missing_package(self, kernel: Kernel) -> None:
+        """Without scalene nothing runs, and one sentence says what to install."""
+        kernel.run(
+            "import importlib.util\n"
+            "there = importlib.util.find_spec\n"
+            "importlib.util.find_spec = lambda n, *a: None if n == 'scalene' else there(n, *a)"
+        )
+        ran = kernel.run("%%claude_pm_profile --lines\nhas_run = True")
+        kernel.run("importlib.util.find_spec = there")
+        assert ran.error == "RecordingError"
+        assert 'pip install "claude-pm[lines]"' in ran.traceback
+        assert "File" not in ran.traceback
+        assert kernel.run("'has_run' in globals()").text == "False"
+
+
+class TestRepeat:
+    @pytest.fixture(autouse=True)
+    def _stub(self, kernel: Kernel) -> Iterator[None]:
+        """Count the turns in place of the tracing, which is tested where it is made."""
+        kernel.run(
+            "from claude_pm.recording import ProfileSession as S\n"
+            "kept = {n: vars(S).get(n) for n in ('repeats', '_make_instruments')}\n"
+            "S.repeats = lambda self, n: (turns.append(i) or i for i in range(n))\n"
+            "S._make_instruments = lambda self, recorder: []\n"
+            "turns, runs = [], []"
+        )
+        yield
+        kernel.run("for n, f in kept.items(): setattr(S, n, f) if f else delattr(S, n)")
+
+    def test_body_runs_so_often(self, kernel: Kernel) -> None:
+        """The whole cell runs N times, awaits included; its value is shown once."""
+        ran = kernel.run(
+            "%%claude_pm_profile --memory trace --repeat 3 --as p\n"
+            "from __future__ import annotations\n"
+            "_ = 'mine'\n"
+            "runs.append(await asyncio.sleep(0, result=len(runs)))\n"
+            "len(runs)"
+        )
+        assert (ran.error, ran.text) == (None, "3")
+        seen = kernel.run("turns, runs, p.meta['memory'], p.meta['cpu']")
+        assert seen.text == "([0, 1, 2], [0, 1, 2], 'trace', None)"
+        kernel.run("del _")
+
+    def test_error_ends_it(self, kernel: Kernel) -> None:
+        """An error ends the cell in the turn that it comes in, at its own line."""
+        ran = kernel.run(
+            "%%claude_pm_profile --memory trace --repeat 3 --quiet\n"
+            "runs.append(1)\n"
+            "1 / (2 - len(runs))"
+        )
+        assert ran.error == "ZeroDivisionError"
+        assert "----> 3 1 / (2 - len(runs))" in ran.traceback
+        assert kernel.run("turns").text == "[0, 1]"
+
+
+def test_options_that_do_not_go_together(kernel: Kernel) -> None:
+    """CPU times beside traced memory: one sentence, and the cell does not run."""
+    for use in ("%%claude_pm_profile {}\nfine = 1", "%claude_pm_profile {} fine = 1"):
+        ran = kernel.run(use.format("--memory trace --cpu cprofile"))
+        assert ran.error == "RecordingError"
+        assert "a pass of its own" in ran.traceback
+        assert "File" not in ran.traceback
+    assert kernel.run("'fine' in globals()").text == "False"
+
+
+def test_help_names_every_option(kernel: Kernel) -> None:
+    """``?`` shows the options with what they are for."""
+    kernel.run("text = get_ipython().magics_manager.magics['cell']['claude_pm_profile'].__doc__")
+    text = kernel.run("print(text)").stdout
+    for option in ("--lines", "--repeat", "--internals", "--cpu", "--memory", "--save", "--as"):
+        assert option in text
+    assert "runs a second time" in " ".join(text.split())
+
+
 @pytest.mark.parametrize(
     ("cell", "said"),
     [
@@ -213,6 +355,10 @@ class TestLine:
         ("%%claude_pm_profile --cpu never\nx", "never"),
         ("%%claude_pm_profile --as 1x\nx", "1x"),
         ("%%claude_pm_profile\n\n", "there is none"),
+        ("%%claude_pm_profile --memory all\nx", "all"),
+        ("%%claude_pm_profile --repeat 2\nx", "--memory trace"),
+        ("%%claude_pm_profile --memory trace --repeat 0\nx", "whole number from 1"),
+        ("%claude_pm_profile --memory trace --repeat 2 f()", "whole cell"),
     ],
 )
 def test_mistakes_get_a_sentence(kernel: Kernel, cell: str, said: str) -> None:

@@ -60,8 +60,8 @@ class TestAnswer:
         self._check_spans(response, profile)
         pid = named(profile, "chat")["pid"]
         functions = profile.functions.groupby("pid")["function"].agg(set)
-        assert "WorkerRoad._answer" in functions[pid]
-        assert "WorkerRoad._answer" not in functions[os.getpid()]
+        assert "AsyncClient.send" in functions[pid]
+        assert "AsyncClient.send" not in functions[os.getpid()]
         assert set(zip(profile.memory["pid"], profile.memory["role"], strict=True)) == {
             (os.getpid(), "kernel"), (pid, "worker"),
         }  # fmt: skip

@@ -9,15 +9,20 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import thread as pool_threads
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from claude_pm.errors import RecordingError
+from claude_pm.profiles.profile import Profile
 from claude_pm.recording import ProfileSession, profile, span, traced
+from claude_pm.recording.cpu import CpuProfiler
 from claude_pm.recording.memory import INTERVAL_S
 
 OURS = os.path.join("claude_pm", "recording")  # noqa: PTH118 - a part, no path
@@ -155,6 +160,57 @@ class TestTimes:
         found = function(recorded.functions, waits.__qualname__)
         assert found["cumulative_s"] < recorded.spans["duration_s"].iloc[0]
 
+    def test_awaited_time_is_not_the_callers(self) -> None:
+        """Nor in that of the function that runs the event loop; what blocks the loop is."""
+
+        async def waits() -> None:
+            await asyncio.gather(*(asyncio.sleep(0.1) for _ in range(3)))
+
+        async def blocks() -> None:
+            time.sleep(0.05)  # noqa: ASYNC251 - as users do by mistake
+
+        def runs(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+            asyncio.run(work())
+
+        with profile(memory=None) as waited:
+            runs(waits)
+        with profile(memory=None) as blocked:
+            runs(blocks)
+        assert waited.meta["duration_s"] >= 0.1
+        assert waited.functions["cumulative_s"].max() < 0.09
+        for name in (runs.__qualname__, blocks.__qualname__, "built-in method time.sleep"):
+            assert function(blocked.functions, name)["cumulative_s"] >= 0.05
+        for functions in (waited.functions, blocked.functions):
+            assert (functions["total_s"] <= functions["cumulative_s"]).all()
+
+    def test_calibrated(self) -> None:
+        """Loops of known time have that time, in whatever thread, within 5 % of the whole."""
+        loops = [
+            compiled(
+                f"def loop_{name}(n):\n    x = 0\n    for i in range(n):\n        x += i * i\n",
+                __file__,
+            )[f"loop_{name}"]
+            for name in "abc"
+        ]
+        seconds: dict[str, float] = {}
+
+        def timed(loop: Callable[[int], None], n: int) -> None:
+            began = time.perf_counter()
+            loop(n)
+            seconds[loop.__name__] = time.perf_counter() - began
+
+        def measure() -> float:
+            with profile(memory=None) as recorded:
+                for weight, loop in enumerate(loops, start=1):
+                    with ThreadPoolExecutor(1) as pool:
+                        pool.submit(timed, loop, 200_000 * weight).result()
+            own = {name: function(recorded.functions, name)["total_s"] for name in seconds}
+            whole = sum(seconds.values())
+            return max(abs(own[name] - seconds[name]) for name in seconds) / whole
+
+        # Another process can take the core just between two clock readings: so the best of some.
+        assert min(measure() for _ in range(3)) < 0.05
+
     def test_most_expensive_first(self) -> None:
         """Functions come by their own time, most first."""
         with profile(memory=None) as recorded:
@@ -239,8 +295,8 @@ class TestOnlyTheUsersCode:
             "built-in method time.perf_counter",
         }
 
-    def test_other_threads_are_not_seen(self) -> None:
-        """Nor does what other threads do: only the thread that began the profile is counted.
+    def test_older_threads_are_not_seen(self) -> None:
+        """Nor does what threads do that were there before, whoever gives them work.
 
         Since Python 3.12 cProfile by itself sees all threads, and takes what two of them do at
         once for calls of one another.
@@ -272,10 +328,13 @@ class TestOnlyTheUsersCode:
                 for _ in range(20):
                     branch(20)
                     recurse(10)
-            stop.set()
+                late = [pool.submit(branch, 7) for _ in range(5)]
+                stop.set()
+                assert [done.result() for done in late] == [7 * leaf(50)] * 5
             assert all(disturber.result() > 0 for disturber in disturbers)
         functions, callers = recorded.functions, recorded.callers
-        assert function(functions, "leaf")["calls"] == 20 * 20
+        # One call of the leaf is the test's own, in its comparison.
+        assert function(functions, "leaf")["calls"] == 20 * 20 + 1
         assert function(functions, "branch")["calls"] == 20
         recursive = function(functions, recurse.__qualname__)
         assert (recursive["calls"], recursive["primitive_calls"]) == (20 * 11, 20)
@@ -283,20 +342,6 @@ class TestOnlyTheUsersCode:
         assert calls_between(callers, "branch") == {}
         assert calls_between(callers, "built-in method time.sleep") == {recurse.__qualname__: 200}
         assert functions["cumulative_s"].max() <= recorded.meta["duration_s"]
-
-    async def test_to_thread(self) -> None:
-        """The same holds for ``asyncio.to_thread``: its spans are seen, its functions are not."""
-
-        def work() -> None:
-            with span("in thread"):
-                leaf(1)
-
-        async with profile(memory=None) as recorded:
-            await asyncio.gather(*(asyncio.to_thread(work) for _ in range(5)))
-            branch(2)
-        assert len(recorded.spans) == 5
-        assert function(recorded.functions, "leaf")["calls"] == 2
-        assert calls_between(recorded.callers, "leaf") == {"branch": 2}
 
     def test_inner_memory_readings_are_not_seen(self) -> None:
         """Nor those of an inner profile, whose thread starts and ends meanwhile."""
@@ -321,7 +366,406 @@ class TestOnlyTheUsersCode:
         assert (edge["caller_file"], edge["callee_file"]) == ("In[3]", "In[3]")
 
 
-@pytest.fixture(params=["cProfile", "setprofile", "claude_pm"])
+def compiled(source: str, file: str) -> dict[str, Any]:
+    """What a module of that source and file defines."""
+    module: dict[str, Any] = {}
+    exec(compile(source, file, "exec"), module)
+    return module
+
+
+MACHINE = """
+import json
+
+def drives(work, times):
+    for _ in range(times):
+        json.dumps([1])
+        work()
+    return sorted([3, 2])
+
+class Client:
+    def asks(self, request):
+        return request([1, 2])
+"""
+LIBRARY = """
+import textwrap
+
+def request(numbers):
+    return textwrap.dedent(str(numbers))
+"""
+
+
+class TestMachinery:
+    """Frames of the notebook's machinery and of claude_pm are folded away."""
+
+    @pytest.fixture(autouse=True)
+    def machine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A package that is machinery, and an installed one that is not."""
+        folder = str(tmp_path / "machine") + os.sep
+        monkeypatch.setattr("claude_pm.recording.cpu.machinery_folders", lambda: (folder,))
+        self.machine = compiled(MACHINE, folder + "machine.py")
+        stdlib = Path(os.__file__).parent
+        self.library_file = str(stdlib / "site-packages" / "library.py")
+        self.library = compiled(LIBRARY, self.library_file)
+
+    def record(self, *, internals: bool) -> Profile:
+        """Let the machinery call this file's functions, a library's and Python's own."""
+        with profile(memory=None, internals=internals) as recorded:
+            self.machine["drives"](lambda: branch(2), 3)
+            self.machine["Client"]().asks(self.library["request"])
+            sorted([2, 1])
+        return recorded
+
+    def test_folded_away(self) -> None:
+        """Neither it nor what only it called in the standard library shows."""
+        recorded = self.record(internals=False)
+        functions = set(recorded.functions["function"])
+        assert functions.isdisjoint({"drives", "Client.asks", "dumps", "JSONEncoder.encode"})
+        assert {"drives", "Client.asks"}.isdisjoint(recorded.callers["caller_function"])
+        assert function(recorded.functions, "built-in method builtins.sorted")["calls"] == 1
+
+    def test_what_it_calls_is_seen(self) -> None:
+        """The user's functions that it calls keep all calls and times, and libraries show."""
+        recorded = self.record(internals=False)
+        lambdas = recorded.functions["function"].str.endswith("<lambda>")
+        assert recorded.functions[lambdas]["calls"].tolist() == [3]
+        assert function(recorded.functions, "leaf")["calls"] == 6
+        assert calls_between(recorded.callers, "branch") == {
+            f"{type(self).__qualname__}.record.<locals>.<lambda>": 3
+        }
+        assert function(recorded.functions, "request")["file"] == self.library_file
+        assert calls_between(recorded.callers, "request") == {}
+        assert calls_between(recorded.callers, "dedent") == {"request": 1}
+
+    def test_internals(self) -> None:
+        """With internals=True all of it shows."""
+        recorded = self.record(internals=True)
+        assert function(recorded.functions, "drives")["calls"] == 1
+        assert calls_between(recorded.callers, "request") == {"Client.asks": 1}
+        assert calls_between(recorded.callers, "dumps") == {"drives": 3}
+        assert function(recorded.functions, "built-in method builtins.sorted")["calls"] == 2
+
+    def test_times_are_as_with_internals(self) -> None:
+        """Folding takes nothing from the user's functions, and adds nothing."""
+        session = CpuProfiler(internals=True)
+        session.start()
+        self.machine["drives"](lambda: branch(20), 5)
+        session.stop()
+        every = session.tables(str)["functions"]
+        session._internals = False
+        shown = session.tables(str)["functions"]
+        own = [row for row in every if row["file"] == __file__]
+        assert len(own) == 3
+        assert [row for row in shown if row["file"] == __file__] == own
+
+    def test_called_within_itself(self) -> None:
+        """A library function that machinery and the user call within one another stays whole."""
+        work = compiled(
+            "def again(left, work):\n    return work(left - 1) if left else 0\n",
+            str(Path(os.__file__).parent / "again.py"),
+        )["again"]
+        machine: Callable[[int], int] = compiled(
+            "def machine(left): return work(left, user)",
+            str(self.machine["drives"].__code__.co_filename),
+        )["machine"]
+
+        def user(left: int) -> int:
+            return int(work(left, machine))
+
+        machine.__globals__.update(work=work, user=user)
+        with profile(memory=None) as recorded:
+            machine(8)
+        found = function(recorded.functions, "again")
+        assert found["calls"] == sum(calls_between(recorded.callers, "again").values())
+        assert 1 <= found["primitive_calls"] <= found["calls"]
+        assert 0 <= found["total_s"] <= found["cumulative_s"] <= recorded.meta["duration_s"]
+
+
+class Worker(threading.Thread):
+    """A thread with a ``run`` of its own."""
+
+    def run(self) -> None:
+        """Work."""
+        branch(2)
+
+
+class TestThreads:
+    """Threads that the block starts are counted with it: one row a function, sums over them."""
+
+    async def test_to_thread(self) -> None:
+        """``asyncio.to_thread``: its spans are seen, and its functions."""
+
+        def work() -> None:
+            with span("in thread"):
+                leaf(1)
+
+        async with profile(memory=None) as recorded:
+            await asyncio.gather(*(asyncio.to_thread(work) for _ in range(5)))
+            branch(2)
+        assert len(recorded.spans) == 5
+        assert function(recorded.functions, "leaf")["calls"] == 5 + 2
+        assert calls_between(recorded.callers, "leaf") == {work.__qualname__: 5, "branch": 2}
+        nothing_is_left()
+
+    def test_executor(self) -> None:
+        """A pool's functions are counted; the time in which its threads wait for work is not."""
+        with profile(memory=None) as recorded, ThreadPoolExecutor(3) as pool:
+            assert len(list(pool.map(branch, [4] * 30))) == 30
+        found = function(recorded.functions, "branch")
+        assert (found["calls"], found["primitive_calls"]) == (30, 30)
+        assert calls_between(recorded.callers, "leaf") == {"branch": 120}
+        assert "_worker" not in set(recorded.functions["function"])
+        nothing_is_left()
+
+    def test_plain_and_nested_threads(self) -> None:
+        """A thread's threads are the block's too, and the own ``run`` of a class is counted."""
+
+        def nest(depth: int) -> None:
+            branch(1)
+            if depth:
+                thread = threading.Thread(target=nest, args=(depth - 1,))
+                thread.start()
+                thread.join()
+
+        with profile(memory=None) as recorded:
+            worker = Worker()
+            worker.start()
+            nest(3)
+            worker.join()
+        assert "run" not in vars(worker)
+        assert function(recorded.functions, "Worker.run")["calls"] == 1
+        nested = function(recorded.functions, nest.__qualname__)
+        assert (nested["calls"], nested["primitive_calls"]) == (4, 4)
+        assert calls_between(recorded.callers, "leaf") == {"branch": 4 + 2}
+        nothing_is_left()
+
+    def test_same_function_at_once(self) -> None:
+        """Threads in one function at a time do not disturb one another: counts are exact."""
+        barrier = threading.Barrier(3)
+
+        def work() -> int:
+            barrier.wait()
+            for _ in range(100):
+                branch(3)
+                time.sleep(0)
+            return factorial(20)
+
+        with profile() as recorded:
+            threads = [threading.Thread(target=work) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            work()
+            for thread in threads:
+                thread.join()
+        functions = recorded.functions
+        assert function(functions, work.__qualname__)["primitive_calls"] == 3
+        assert calls_between(recorded.callers, "branch") == {work.__qualname__: 300}
+        assert calls_between(recorded.callers, "leaf") == {"branch": 900}
+        recursive = function(functions, "factorial")
+        assert (recursive["calls"], recursive["primitive_calls"]) == (60, 3)
+        inner, outer = function(functions, "leaf"), function(functions, "branch")
+        assert inner["cumulative_s"] <= outer["cumulative_s"] <= 3 * recorded.meta["duration_s"]
+        assert [file for file in functions["file"] if OURS in file] == []
+
+    def test_exceptions(self) -> None:
+        """Work that raises is counted, and its exception goes where it went."""
+
+        def fails() -> None:
+            leaf(1)
+            raise ValueError("bad")
+
+        with profile(memory=None) as recorded, ThreadPoolExecutor(1) as pool:
+            for _ in range(3):
+                with pytest.raises(ValueError, match="bad"):
+                    pool.submit(fails).result()
+            pool.submit(branch, 1).result()
+        assert function(recorded.functions, fails.__qualname__)["calls"] == 3
+        assert calls_between(recorded.callers, "leaf") == {fails.__qualname__: 3, "branch": 1}
+        assert calls_between(recorded.callers, fails.__qualname__) == {"_WorkItem.run": 3}
+
+    def test_a_thread_that_raises(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An exception that ends a thread reaches its hook; threads after it are counted."""
+        caught: list[type[BaseException]] = []
+        monkeypatch.setattr(threading, "excepthook", lambda hook: caught.append(hook.exc_type))
+
+        def fails() -> None:
+            leaf(1)
+            raise ValueError("bad")
+
+        with profile(memory=None) as recorded:
+            for work in (fails, fails, lambda: branch(2)):
+                thread = threading.Thread(target=work)
+                thread.start()
+                thread.join()
+        assert caught == [ValueError, ValueError]
+        assert calls_between(recorded.callers, "leaf") == {fails.__qualname__: 2, "branch": 2}
+        nothing_is_left()
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell the waits")
+    def test_computing_at_once(self) -> None:
+        """Threads that compute at once are not charged for the time that they wait in turn."""
+        barrier = threading.Barrier(3)
+        walls: list[float] = []
+
+        def loop(n: int) -> None:
+            x = 0
+            for i in range(n):
+                x += i * i
+
+        def work() -> None:
+            barrier.wait()
+            began = time.perf_counter()
+            loop(1_500_000)
+            walls.append(time.perf_counter() - began)
+
+        with profile(memory=None) as recorded, ThreadPoolExecutor(3) as pool:
+            for done in [pool.submit(work) for _ in range(3)]:
+                done.result()
+        looped, worked = (function(recorded.functions, f.__qualname__) for f in (loop, work))
+        assert looped["total_s"] < 0.75 * sum(walls)
+        assert looped["total_s"] <= looped["cumulative_s"] <= worked["cumulative_s"]
+
+    def test_blocked_while_another_computes(self) -> None:
+        """Blocking time stays, although another thread computed meanwhile."""
+        lock, held = threading.Lock(), threading.Event()
+        waited: list[float] = []
+
+        def compute() -> None:
+            with lock:
+                held.set()
+                x = 0
+                for i in range(1_500_000):
+                    x += i * i
+
+        def wait() -> None:
+            began = time.perf_counter()
+            with lock:
+                waited.append(time.perf_counter() - began)
+
+        with profile(memory=None) as recorded:
+            thread = threading.Thread(target=compute)
+            thread.start()
+            held.wait()
+            wait()
+            thread.join()
+        assert function(recorded.functions, wait.__qualname__)["cumulative_s"] > 0.5 * waited[0]
+
+    def test_a_pool_that_goes_on(self) -> None:
+        """A pool's threads are as they were when the recording has ended; what they do then is not.
+
+        Nor is it in the next recording: its threads were there before.
+        """
+        with ThreadPoolExecutor(1) as pool:
+            with profile(memory=None) as first:
+                pool.submit(branch, 5).result()
+            with profile(memory=None) as second:
+                pool.submit(branch, 7).result()
+                branch(1)
+            assert pool.submit(sys.getprofile).result() is None
+            assert function(first.functions, "leaf")["calls"] == 5
+            assert function(second.functions, "leaf")["calls"] == 1
+            nothing_is_left()
+
+    def test_work_that_outlives_the_recording(self) -> None:
+        """What began in the recording is counted until it ends, with the calls that are open."""
+        began, end = threading.Event(), threading.Event()
+
+        def work() -> None:
+            branch(3)
+            began.set()
+            end.wait()
+            branch(4)
+
+        with ThreadPoolExecutor(1) as pool:
+            with profile(memory=None) as recorded:
+                thread = threading.Thread(target=work)
+                thread.start()
+                began.wait()
+                began.clear()
+                running = pool.submit(work)
+                began.wait()
+            end.set()
+            thread.join()
+            running.result()
+            assert pool.submit(sys.getprofile).result() is None
+        nothing_is_left()
+        assert function(recorded.functions, "leaf")["calls"] == 6
+        assert function(recorded.functions, work.__qualname__)["calls"] == 2
+        with profile(memory=None) as after:
+            branch(1)
+        assert function(after.functions, "leaf")["calls"] == 1
+
+    def test_recording_in_another_thread(self) -> None:
+        """A recording in a thread counts that one and those that it starts, not the main one."""
+        found: list[pd.DataFrame] = []
+        began, end = threading.Event(), threading.Event()
+
+        def record() -> None:
+            with profile(memory=None) as recorded:
+                began.set()
+                end.wait()
+                thread = Worker()
+                thread.start()
+                thread.join()
+                branch(3)
+            assert sys.getprofile() is None
+            found.append(recorded.functions)
+
+        recording = threading.Thread(target=record)
+        recording.start()
+        began.wait()
+        branch(10)
+        other = Worker()
+        other.start()
+        other.join()
+        end.set()
+        recording.join()
+        assert function(found[0], "leaf")["calls"] == 2 + 3
+        assert function(found[0], "Worker.run")["calls"] == 1
+        nothing_is_left()
+
+    def test_own_hook_is_left_alone(self) -> None:
+        """Threads that a profiler of the user's watches stay its own."""
+        seen: list[str] = []
+
+        def hook(frame: FrameType, event: str, _: object) -> None:
+            if event == "call":
+                seen.append(frame.f_code.co_name)
+
+        threading.setprofile(hook)
+        try:
+            with profile(memory=None) as recorded:
+                thread = Worker()
+                thread.start()
+                thread.join()
+            assert threading.getprofile() is hook
+        finally:
+            threading.setprofile(None)
+        assert seen.count("leaf") == 2
+        assert "leaf" not in set(recorded.functions["function"])
+
+    def test_thread_that_does_not_start(self) -> None:
+        """A second start is refused by Python as ever, and leaves the thread its ``run``."""
+        with profile(memory=None):
+            thread = Worker()
+            thread.start()
+            with pytest.raises(RuntimeError, match="only be started once"):
+                thread.start()
+            thread.join()
+        assert "run" not in vars(thread)
+
+
+def nothing_is_left() -> None:
+    """Check that no profiler, and no function of ours in Python's place, stayed behind."""
+    assert sys.getprofile() is None
+    assert threading.getprofile() is None
+    assert threading.Thread.start.__code__.co_filename == threading.__file__
+    assert pool_threads._WorkItem.run.__code__.co_filename == pool_threads.__file__
+    if sys.version_info >= (3, 12):
+        assert sys.monitoring.get_tool(sys.monitoring.PROFILER_ID) is None
+        assert sys.monitoring.get_events(sys.monitoring.PROFILER_ID) == 0
+
+
+@pytest.fixture(params=["cProfile", "setprofile", "monitoring", "claude_pm"])
 def other_profiler(request: pytest.FixtureRequest) -> Iterator[Callable[[], bool]]:
     """A profiler that is on already; called, says whether it still is and works."""
     seen: list[str] = []
@@ -339,6 +783,13 @@ def other_profiler(request: pytest.FixtureRequest) -> Iterator[Callable[[], bool
         yield lambda: sys.getprofile() is not None
         sys.setprofile(None)
         assert seen.count("call leaf") == 2
+    elif request.param == "monitoring":
+        if sys.version_info < (3, 12):
+            pytest.skip("sys.monitoring came with Python 3.12")
+        tool = sys.monitoring.PROFILER_ID
+        sys.monitoring.use_tool_id(tool, "a tool")
+        yield lambda: sys.monitoring.get_tool(tool) == "a tool"
+        sys.monitoring.free_tool_id(tool)
     else:
         with profile("first", memory=None) as first:
             leaf(1)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from claude_pm.profiles import schema
-from claude_pm.recording import span
+from claude_pm.recording import span, span_rows
 from claude_pm.recording.recorder import Recorder
 from claude_pm.recording.span import activate, deactivate
 
@@ -95,6 +99,110 @@ class TestSelfTime:
         assert found.to_dict() == pytest.approx({"a": 0.04, "b": 0.01, "c": 0.05})
 
 
+def plain_self_times_ms(rows: Sequence[tuple[int, int | None, int, int]]) -> list[int]:
+    """Self times the long way round; a row is (id, parent's id, start, end)."""
+    found = []
+    for span_id, _, start, end in rows:
+        children = sorted((s, e) for _, parent, s, e in rows if parent == span_id)
+        covered, reached = 0, start
+        for child_start, child_end in children:
+            begin, finish = max(child_start, reached), min(child_end, end)
+            if finish > begin:
+                covered += finish - begin
+                reached = finish
+        found.append(end - start - covered)
+    return found
+
+
+_TIMES_MS = st.integers(min_value=0, max_value=12)
+_SPANS = st.lists(
+    st.tuples(
+        st.integers(min_value=1, max_value=8),
+        st.one_of(st.none(), st.integers(min_value=1, max_value=8)),
+        _TIMES_MS,
+        _TIMES_MS,
+    ),
+    max_size=14,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(_SPANS)
+def test_self_times_of_any_spans(spans: list[tuple[int, int | None, int, int]]) -> None:
+    """Overlapping, twice merged, backwards or their own parent: self times are as defined."""
+    recorder = Recorder()
+    rows = [
+        recorded_row(str(at), start, end)
+        | {"span_id": f"{own:016x}", "parent_id": None if parent is None else f"{parent:016x}"}
+        for at, (own, parent, start, end) in enumerate(spans)
+    ]
+    recorder.merge({"spans": rows, "tables": {}, "model_use": "not called"})
+    found = recorder.spans_frame().set_index("name")["self_s"]
+    expected = plain_self_times_ms(spans)
+    assert [found[str(at)] for at in range(len(spans))] == [own * _MS / 1e9 for own in expected]
+
+
+_LINES = st.text(max_size=3)
+_NUMBERS = st.one_of(st.none(), st.integers(min_value=0, max_value=2**62))
+_REALS = st.one_of(st.none(), st.floats(min_value=0, max_value=1e6))
+_VALUES = st.fixed_dictionaries(
+    {},
+    optional={
+        "agent": st.one_of(st.none(), _LINES),
+        "mode": _LINES,
+        "model": _LINES,
+        "status": _LINES,
+        "error": _LINES,
+        "input_tokens": _NUMBERS,
+        "output_tokens": _NUMBERS,
+        "cache_read_tokens": _NUMBERS,
+        "ttft_s": _REALS,
+        "cost_usd": _REALS,
+        "cache": _LINES,
+        "n": st.one_of(st.booleans(), st.sampled_from([0, 1, 0.0, 1.0, None, "1"])),
+        "list": st.lists(st.sampled_from([0, 1.0, True]), max_size=2),
+    },
+)
+_LATER = st.one_of(st.none(), _VALUES)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.tuples(_VALUES, _LATER), max_size=6))
+def test_every_value_comes_back(given_values: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    """Whatever spans were given, first or later, is in the table, the dump and what takes it over.
+
+    1, 1.0 and True are three values, though equal; half a character of text becomes a ``?``.
+    """
+    recorder, other = Recorder(), Recorder()
+    before = activate(recorder)
+    for nth, (values, later) in enumerate(given_values):
+        with span(str(nth), **values) as opened:
+            if later is not None:
+                opened.set(**later)
+    deactivate(recorder, before)
+    recorder.finish()
+    other.merge(json.loads(json.dumps(recorder.dump({}))))
+    for frame in (recorder.spans_frame(), other.spans_frame()):
+        schema.check(schema.SPANS, frame, where="the recorder")
+        records = {record["name"]: record for record in frame.to_dict("records")}
+        assert list(records) == [str(nth) for nth in range(len(given_values))]
+        for nth, (values, later) in enumerate(given_values):
+            expected = {**values, **(later or {})}
+            record = records[str(nth)]
+            attributes = {key: expected.pop(key) for key in ("n", "list") if key in expected}
+            found = json.loads(record["attributes"])
+            assert found == attributes
+            assert repr(sorted(found.items())) == repr(sorted(attributes.items()))
+            for key, value in expected.items():
+                if value is None:
+                    if key != "status":
+                        assert record[key] is None
+                elif isinstance(value, str):
+                    assert record[key] == value.encode("utf-8", "replace").decode()
+                else:
+                    assert record[key] == value
+
+
 class TestFrame:
     """The spans table."""
 
@@ -119,6 +227,110 @@ class TestFrame:
         changed = recorder.spans_frame()
         changed["name"] = "changed"
         assert "changed" not in recorder.spans_frame()["name"].tolist()
+
+
+class TestHolding:
+    """What a recorder holds of spans that are told apart, and of those that are not."""
+
+    def test_memory_of_like_spans(self) -> None:
+        """Spans that say the same cost some 44 bytes each, whoever is whose child."""
+        recorder = Recorder()
+        before = activate(recorder)
+        for _ in range(3000):
+            with span("outer", agent="qa", input_tokens=812, hit=True), span("inner", part=1):
+                pass
+        deactivate(recorder, before)
+        recorder.finish()
+        held = sum(
+            column.buffer_info()[1] * column.itemsize
+            for column in (recorder.rows.spans, recorder.rows.facts)
+        )
+        assert held < 6000 * 46
+        assert len(recorder.spans_frame()) == 6000
+
+    def test_more_kinds_than_are_looked_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Spans, threads, tasks and errors that are all different come back all the same."""
+        monkeypatch.setattr(span_rows, "_SHARED", 4)
+        recorder = Recorder()
+        before = activate(recorder)
+
+        def work(number: int) -> None:
+            with contextlib.suppress(ValueError), span(f"s{number % 7}", n=number % 9):
+                raise ValueError(number)
+
+        for number in range(40):
+            thread = threading.Thread(target=work, args=(number,), name=f"t{number}")
+            thread.start()
+            thread.join()
+            work(100 + number)
+        deactivate(recorder, before)
+        frame = recorder.spans_frame()
+        recorder.finish()
+        own = frame[frame["error"].str.len() == len("ValueError: 100")]
+        assert own["name"].tolist() == [f"s{n % 7}" for n in range(100, 140)]
+        assert own["error"].tolist() == [f"ValueError: {n}" for n in range(100, 140)]
+        assert own["attributes"].tolist() == [f'{{"n": {n % 9}}}' for n in range(100, 140)]
+
+    def test_what_can_change_is_held_as_it_was(self) -> None:
+        """A list changed after its span has ended does not change the span."""
+        recorder = Recorder()
+        before = activate(recorder)
+        parts = [1]
+        with span("work", parts=parts):
+            parts.append(2)
+        parts.append(3)
+        deactivate(recorder, before)
+        assert recorder.spans_frame()["attributes"].tolist() == ['{"parts": [1, 2]}']
+
+    def test_read_while_recording(self) -> None:
+        """The table can be asked for in between; recording goes on, and earlier tables stay."""
+        recorder = Recorder()
+        before = activate(recorder)
+        tables = []
+        for number in range(50):
+            with span("work", n=number):
+                pass
+            tables.append(recorder.spans_frame())
+        deactivate(recorder, before)
+        assert [len(table) for table in tables] == list(range(1, 51))
+        assert tables[0]["attributes"].tolist() == ['{"n": 0}']
+
+    def test_half_a_character(self) -> None:
+        """A lone surrogate, in any text, becomes a ``?``: Parquet cannot hold it."""
+        recorder = Recorder()
+        before = activate(recorder)
+        with contextlib.suppress(ValueError), span("a\ud800", agent="b\udfff", note="c\ud83d"):
+            raise ValueError("d\ud800")
+        deactivate(recorder, before)
+        (found,) = recorder.spans_frame().to_dict("records")
+        assert (found["name"], found["agent"]) == ("a?", "b?")
+        assert (found["attributes"], found["error"]) == ('{"note": "c?"}', "ValueError: d?")
+        assert json.dumps(recorder.dump({}), ensure_ascii=False).encode()
+
+    @pytest.mark.parametrize("tokens", [2**63, -(2**63), 10**30])
+    def test_a_number_too_large(self, tokens: int) -> None:
+        """A number that its column cannot hold is refused where it is set, with its name."""
+        recorder = Recorder()
+        before = activate(recorder)
+        with pytest.raises(TypeError, match="span column 'input_tokens' cannot hold"):
+            span("work", input_tokens=tokens)
+        deactivate(recorder, before)
+        assert len(recorder.spans_frame()) == 0
+
+    def test_a_value_that_opens_spans(self) -> None:
+        """A value whose text is made by code that is recorded itself hangs nothing up."""
+
+        class Value:
+            def __str__(self) -> str:
+                with span("inner"):
+                    return "text"
+
+        recorder = Recorder()
+        before = activate(recorder)
+        with span("outer", value=Value()):
+            pass
+        deactivate(recorder, before)
+        assert sorted(recorder.spans_frame()["name"]) == ["inner", "outer"]
 
 
 class TestMerge:

@@ -29,8 +29,8 @@ from claude_pm.recording import (
     span,
     traced,
 )
-from claude_pm.recording.recorder import Recorder
-from claude_pm.recording.span import Span, new_span_id, new_trace_id
+from claude_pm.recording.ids import new_span_id, new_trace_id
+from claude_pm.recording.span import Span
 
 # perf_counter_ns divided into seconds: what is one instant may differ in the last bit.
 _ROUNDING_S = 1e-6
@@ -818,11 +818,12 @@ class TestIds:
 
     def test_small_numbers_keep_their_zeros(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """An id never gets shorter, and never is the all-zero one that means 'none'."""
-        from claude_pm.recording.span import _random
+        from claude_pm.recording.ids import _random
 
         for bits, last in ((0, "1"), (10, "a")):
             monkeypatch.setattr(_random, "getrandbits", lambda _n, bits=bits: bits)
-            assert Span(Recorder(), "work", None).span_id == "0" * 15 + last
+            with spans_only(), span("work") as work:
+                assert work.span_id == "0" * 15 + last
             assert new_trace_id() == "0" * 31 + last
 
     def test_unique(self) -> None:

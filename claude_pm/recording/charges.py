@@ -1,0 +1,92 @@
+"""What sampled time is charged to, and how much of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from claude_pm.recording.call_tree import Stack, stack_text, without
+from claude_pm.recording.instrument import RenameFile, Rows
+from claude_pm.recording.machinery import machinery_folders
+from claude_pm.recording.span import Span
+
+RUNNING, WAITING = "running", "waiting"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look of the sampler: when, how long after the one before, and how long that mostly is."""
+
+    now_ns: int
+    elapsed_ns: int
+    usual_ns: int
+
+    @property
+    def half_ns(self) -> int:
+        """Half of the interval, for what was seen at its beginning.
+
+        What makes an interval longer than usual is what is seen at its end.
+        """
+        return min(self.elapsed_ns, self.usual_ns) // 2
+
+
+class Whom(NamedTuple):
+    """A stack, the span that it works for, and the names of its thread and task."""
+
+    stack: Stack
+    span: Span | None
+    thread: str | None
+    task: str | None
+
+
+class Charges:
+    """Sums of wall and CPU time for each whom and state."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[Whom, str], list[int]] = {}
+
+    def add(self, whom: Whom, state: str, wall_ns: int, cpu_ns: int) -> None:
+        """Charge some time."""
+        total = self._sums.get((whom, state))
+        if total is None:
+            total = self._sums[whom, state] = [0, 0]
+        total[0] += wall_ns
+        total[1] += cpu_ns
+
+    def rows(self, rename_file: RenameFile, *, internals: bool, knows_cpu: bool) -> Rows:
+        """Return the rows of ``samples``, the largest first."""
+        hidden = machinery_folders()
+        texts: dict[Stack, str] = {}
+        sums: dict[tuple[Any, ...], list[int]] = {}
+        for (whom, state), (wall_ns, cpu_ns) in self._sums.items():
+            text = texts.get(whom.stack)
+            if text is None:
+                codes = whom.stack.codes()
+                shown = codes if internals else without(codes, hidden)
+                text = texts[whom.stack] = stack_text(shown, rename_file)
+            if text:
+                span = whom.span
+                named = (None, None) if span is None else (span.span_id, span.agent)
+                key = (*named, whom.thread, whom.task, state, text)
+                total = sums.setdefault(key, [0, 0])
+                total[0] += wall_ns
+                total[1] += cpu_ns
+        pid = os.getpid()
+        rows: Rows = [
+            {
+                "span_id": span_id,
+                "agent": agent,
+                "pid": pid,
+                "thread": thread,
+                "task": task,
+                "state": state,
+                "stack": text,
+                "weight_s": wall_ns / 1e9,
+                # What an interruption uses is estimated, and may be estimated too high.
+                "cpu_s": max(0, cpu_ns) / 1e9 if knows_cpu else None,
+            }
+            for (span_id, agent, thread, task, state, text), (wall_ns, cpu_ns) in sums.items()
+        ]
+        rows.sort(key=lambda row: row["weight_s"], reverse=True)
+        return rows

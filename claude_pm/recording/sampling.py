@@ -1,0 +1,328 @@
+"""A sampler that knows the task: what each thread runs, and what each asyncio task waits for.
+
+Every few milliseconds it looks at the stacks of all threads and at the await chains of all tasks
+that wait. The time since the look before is charged to what is seen, and to the span, and so the
+agent, that the task's or the thread's context says it works for. So awaited time belongs to the
+coroutine that waits, and concurrent tasks are told apart. Each thread's CPU clock says how much of
+the time it ran: a thread that began or ended to wait between two looks gets both parts right.
+
+``pyinstrument`` (5.1), as a library, was looked at first and does not serve: it follows the one
+context that started it, so of gathered tasks and of other threads it sees nothing; it asks the
+interpreter for a callback on every call, which costs a fifth of the time; and it knows no spans.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from asyncio import AbstractEventLoop, Task
+from concurrent.futures import thread as pool_threads
+from contextvars import Context
+from types import CodeType, FrameType
+from typing import Any
+from weakref import ReferenceType, ref
+
+from claude_pm.errors import RecordingError
+from claude_pm.recording.call_tree import Stack
+from claude_pm.recording.charges import Charges, Look, Whom
+from claude_pm.recording.instrument import RenameFile, Rows
+from claude_pm.recording.recorder import Recorder
+from claude_pm.recording.span import Span, span_in
+from claude_pm.recording.task_stacks import live_tasks, outermost_frame
+from claude_pm.recording.task_time import TaskTime
+from claude_pm.recording.thread_clocks import cpu_ns
+from claude_pm.recording.thread_time import IDLE_NS, Interruption, Sight, ThreadTime
+from claude_pm.recording.tick_timer import TickTimer, make_timer
+
+INTERVAL_S = 0.002
+"""Mean seconds between two looks, where looking does not cost too much."""
+
+_LONGEST_NS = 5_000_000
+_OURS = "claude_pm"
+# The interval grows until looking takes at most one part in so many of the time; looking at all
+# tasks is put off until it does.
+_PARTS, _TASKS_PARTS = 30, 80
+# What switching between threads more often than Python's 5 ms costs, about a tenth of the time at
+# 1 ms, is paid only where threads compete.
+_LATE, _SWITCH_S = 2, 0.001
+
+_Reference = ReferenceType[Task[Any]]
+
+
+class StackSampler:
+    """Samples this process from start to stop; one at a time."""
+
+    def __init__(
+        self, recorder: Recorder, *, internals: bool = False, interval_s: float = INTERVAL_S
+    ) -> None:
+        self._recorder = recorder
+        self._internals = internals
+        self._wanted_ns = self._interval_ns = int(interval_s * 1e9)
+        self._timer: TickTimer | None = None
+        self._looking = threading.Lock()
+        self._root = Stack()
+        self._charges = Charges()
+        self._interruption = Interruption()
+        self._threads: dict[int, ThreadTime] = {}
+        self._tasks: dict[_Reference, TaskTime] = {}
+        self._loops: set[AbstractEventLoop] = set()
+        self._switch_s = 0.0
+        self._first_ns = self._last_ns = self._tasks_ns = 0
+        self._cost_ns = self._tasks_cost_ns = 0.0
+        self._own_ns = self._ticks = self._missed = self._failed = 0
+        self._process_cpu_ns = 0
+
+    def start(self) -> None:
+        """Begin to sample.
+
+        Raises:
+            RecordingError: another sampler is active in this process.
+        """
+        global _active  # noqa: PLW0603 - there is one signal, and one clock for each thread
+        if _active is not None:
+            raise RecordingError(
+                "Another profile samples this process already: end it first, or record this one "
+                "without CPU times (cpu=None, or --cpu none)."
+            )
+        _active = self
+        self._recorder.thread_spans = {}
+        self._switch_s = sys.getswitchinterval()
+        self._timer = make_timer(self._tick, self._wanted_ns)
+        self._process_cpu_ns = time.process_time_ns()
+        self._first_ns = self._last_ns = self._tasks_ns = time.perf_counter_ns()
+        with self._looking:
+            self._look(self._last_ns, None)
+        self._timer.start()
+
+    def stop(self) -> None:
+        """End it, with a last look; safe to call twice."""
+        global _active  # noqa: PLW0603
+        if _active is not self or self._timer is None:
+            return
+        self._timer.stop()
+        sys.setswitchinterval(self._switch_s)
+        with self._looking:
+            self._tasks_cost_ns = 0.0
+            self._look(time.perf_counter_ns(), None)
+        for thread in self._threads.values():
+            thread.end()
+        for task in self._tasks.values():
+            task.settle()
+        self._process_cpu_ns = time.process_time_ns() - self._process_cpu_ns
+        # They lead to the user's tasks and threads.
+        self._threads.clear()
+        self._tasks.clear()
+        self._loops.clear()
+        _active = None
+
+    def tables(self, rename_file: RenameFile) -> dict[str, Rows]:
+        """Return the rows of ``samples``: one for each stack, state, span, thread and task."""
+        knows_cpu = cpu_ns(threading.get_native_id()) is not None
+        rows = self._charges.rows(rename_file, internals=self._internals, knows_cpu=knows_cpu)
+        return {"samples": rows}
+
+    def overhead(self) -> dict[str, Any]:
+        """Return the rate achieved, the ticks missed, and the time spent in looking.
+
+        ``own_s`` is the wall time of all looks; what the interruption itself costs the operating
+        system comes on top, and is not measured here. ``process_cpu_s`` is the CPU time of the
+        whole process meanwhile, of threads that run no Python too.
+        """
+        elapsed_s = (self._last_ns - self._first_ns) / 1e9
+        return {
+            "sampler": {
+                "timer": None if self._timer is None else self._timer.kind,
+                "ticks": self._ticks,
+                "missed_ticks": self._missed,
+                "failed_ticks": self._failed,
+                "requested_interval_s": self._wanted_ns / 1e9,
+                "interval_s": elapsed_s / self._ticks if self._ticks else None,
+                "own_s": self._own_ns / 1e9,
+                "process_cpu_s": self._process_cpu_ns / 1e9,
+            }
+        }
+
+    def _tick(self, interrupted: FrameType | None) -> None:
+        # An interrupted look is not looked into, and a second thread has nothing to add.
+        if not self._looking.acquire(blocking=False):
+            return
+        try:
+            now_ns, cpu_before_ns = time.perf_counter_ns(), time.thread_time_ns()
+            self._ticks += 1
+            self._missed += max(0, (now_ns - self._last_ns) // self._interval_ns - 1)
+            try:
+                self._look(now_ns, interrupted)
+            except Exception:  # noqa: BLE001 - it would be raised in the user's code
+                self._failed += 1
+            here = self._threads.get(threading.get_ident())
+            if here is not None:
+                here.note_looking()
+            if here is None or here.running:
+                # Code that waits is not held up. By CPU time: that another process was let in is
+                # not looking's doing.
+                self._pace(time.thread_time_ns() - cpu_before_ns)
+            self._own_ns += time.perf_counter_ns() - now_ns
+        finally:
+            self._looking.release()
+
+    def _pace(self, cost_ns: int) -> None:
+        self._cost_ns += (cost_ns - self._cost_ns) / 8
+        self._interval_ns = max(self._wanted_ns, min(int(self._cost_ns * _PARTS), _LONGEST_NS))
+        if self._timer is not None:
+            self._timer.interval_ns = self._interval_ns
+
+    def _look(self, now_ns: int, interrupted: FrameType | None) -> None:
+        look = Look(now_ns, now_ns - self._last_ns, self._interval_ns)
+        self._last_ns = now_ns
+        here = self._threads.get(threading.get_ident())
+        is_due = now_ns - self._tasks_ns >= self._tasks_cost_ns * _TASKS_PARTS
+        references: list[_Reference] | None = None
+        if is_due or (here is not None and not here.running):
+            references = live_tasks(self._loops)
+            self._meet(references)
+        running = self._running_tasks()
+        self._look_at_threads(look, interrupted, running)
+        if references is not None:
+            begun_ns = time.thread_time_ns()
+            look = Look(now_ns, now_ns - self._tasks_ns, self._interval_ns)
+            self._tasks_ns = now_ns
+            self._look_at_tasks(look, references, set(running.values()))
+            spent_ns = time.thread_time_ns() - begun_ns
+            self._tasks_cost_ns += (spent_ns - self._tasks_cost_ns) / 4
+
+    def _meet(self, references: list[_Reference]) -> None:
+        """Get to know new tasks and their loops."""
+        for reference in references:
+            if reference not in self._tasks:
+                task = reference()
+                if task is not None and not task.done():
+                    self._loops.add(self._time_of(task).loop)
+
+    def _running_tasks(self) -> dict[int, Task[Any] | None]:
+        """Return each loop's current task, by the ident of the loop's thread."""
+        found: dict[int, Task[Any] | None] = {}
+        for loop in self._loops:
+            ident = getattr(loop, "_thread_id", None)
+            if ident is not None:
+                found[ident] = asyncio.current_task(loop)
+        return found
+
+    def _look_at_threads(
+        self, look: Look, interrupted: FrameType | None, running: dict[int, Task[Any] | None]
+    ) -> None:
+        here, contenders = threading.get_ident(), 0
+        frames = sys._current_frames()  # noqa: SLF001 - the documented way to see other threads
+        # Not threading.enumerate(), whose lock the interrupted code may hold.
+        threads: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined] # noqa: SLF001
+        for ident, frame in frames.items():
+            thread, known = threads.get(ident), self._threads.get(ident)
+            if known is None or known.thread is not thread:
+                known = ThreadTime(ident, thread, self._charges, self._interruption)
+                self._threads[ident] = known
+            if known.name.startswith(_OURS):
+                continue
+            its_own = interrupted if ident == here else None
+            known.look(look, self._see(known.name, ident, its_own or frame, running, its_own))
+            contenders += known.used_ns > IDLE_NS
+        for ident in self._threads.keys() - frames.keys():
+            self._threads.pop(ident).end()
+        if look.elapsed_ns > _LATE * self._interval_ns and contenders > 1:
+            # Threads that want the interpreter's lock keep each other waiting, and us.
+            sys.setswitchinterval(min(self._switch_s, _SWITCH_S))
+
+    def _see(
+        self,
+        name: str,
+        ident: int,
+        frame: FrameType,
+        running: dict[int, Task[Any] | None],
+        interrupted: FrameType | None,
+    ) -> Sight:
+        task = running.get(ident)
+        root = None if task is None else outermost_frame(task)
+        stack, work = self._stack_of(frame, root)
+        if task is None:
+            time_of, span, task_name = None, self._span_of_thread(ident, work), None
+        else:
+            time_of = self._time_of(task)
+            span, task_name = time_of.read_span(), time_of.name
+        is_loop = ident in running
+        return Sight(
+            whom=Whom(stack, span, name, task_name),
+            task=time_of,
+            place=(id(frame), frame.f_lasti),
+            is_loop=is_loop,
+            is_idle_loop=is_loop and task is None and _is_select(frame.f_code),
+            is_interrupted=interrupted is not None,
+        )
+
+    def _look_at_tasks(
+        self, look: Look, references: list[_Reference], running: set[Task[Any] | None]
+    ) -> None:
+        alive = set()
+        went_on: dict[int, list[Whom]] = {}
+        for reference in references:
+            task, known = reference(), self._tasks.get(reference)
+            if task is None or known is None or task.done():
+                continue
+            alive.add(reference)
+            if task in running:
+                known.look_at_running(look)
+                continue
+            ident = getattr(known.loop, "_thread_id", None) or 0
+            thread = self._threads.get(ident)
+            name = None if thread is None else thread.name
+            between = known.look_at_waiting(look, task, self._root, name)
+            if between is not None:
+                went_on.setdefault(ident, []).append(between)
+        for ident, tasks in went_on.items():
+            thread = self._threads.get(ident)
+            if thread is not None and thread.is_idle_loop:
+                thread.give(tasks, look.now_ns)
+        for reference in self._tasks.keys() - alive:
+            self._tasks.pop(reference).end(look)
+
+    def _time_of(self, task: Task[Any]) -> TaskTime:
+        reference = ref(task)
+        found = self._tasks.get(reference)
+        if found is None:
+            found = self._tasks[reference] = TaskTime(task, self._charges)
+        return found
+
+    def _stack_of(
+        self, frame: FrameType | None, root: FrameType | None
+    ) -> tuple[Stack, FrameType | None]:
+        """Return the stack up to ``root``, and the frame of a pool's piece of work in it."""
+        codes: list[CodeType] = []
+        work = None
+        while frame is not None:
+            codes.append(frame.f_code)
+            if frame is root:
+                break
+            if frame.f_code is _WORK:
+                work = frame
+            frame = frame.f_back
+        codes.reverse()
+        return self._root.of(codes), work
+
+    def _span_of_thread(self, ident: int, work: FrameType | None) -> Span | None:
+        spans = self._recorder.thread_spans
+        span = None if spans is None else spans.get(ident)
+        if span is None and work is not None:
+            # asyncio.to_thread runs its function in a copy of the caller's context.
+            function = getattr(work.f_locals.get("self"), "fn", None)
+            context = getattr(getattr(function, "func", None), "__self__", None)
+            if type(context) is Context:
+                return span_in(context)
+        return span
+
+
+_active: StackSampler | None = None
+_WORK = pool_threads._WorkItem.run.__code__  # noqa: SLF001
+
+
+def _is_select(code: CodeType) -> bool:
+    """Whether an event loop waits in this function for something to do."""
+    return code.co_name == "select" and code.co_filename.endswith("selectors.py")

@@ -1,0 +1,342 @@
+"""Where spans lie while they are recorded: rows of fixed size in plain arrays.
+
+A span is 44 bytes: what many spans share (texts, numbers, attributes) is held once, and a row
+names it by a small whole number. A million spans take some 48 MB.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import marshal
+import math
+import os
+import struct
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from claude_pm.recording import ids
+from claude_pm.recording.span_columns import COLUMNS, KINDS, column_value
+
+if TYPE_CHECKING:
+    from claude_pm.recording.span import Span
+
+NULL = -(2**63)
+"""Stands for null in a column of whole numbers."""
+NAN = math.nan
+FOREIGN = 2**31
+"""Span numbers and traces from here on stand for ids made elsewhere, in the order they came."""
+
+Outcome = tuple[str | None, str | None]
+"""What the end of a span said: its status and its error."""
+OK: Outcome = ("ok", None)
+UNFINISHED: Outcome = (None, None)
+
+TEXTS = ("name", "agent", "mode", "model", "status", "error", "cache")
+COUNTS = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
+REALS = ("ttft_s", "cost_usd")
+FACT_COLUMNS = (*TEXTS, "attributes", *COUNTS, *REALS)
+FACT_ROW = struct.Struct(f"={len(TEXTS) + 1}I{len(COUNTS)}q{len(REALS)}d")
+SPAN_COLUMNS = ("number", "parent", "trace", "fact", "place", "task", "outcome", "start", "end")
+SPAN_ROW = struct.Struct("=7I2q")
+
+# Values that nobody can change after they were recorded: their JSON can wait.
+_IMMUTABLE = frozenset({str, int, float, bool, type(None)})
+# Things that are looked for again; further ones are held one by one.
+_SHARED = 8192
+_to_json = json.JSONEncoder(default=str, allow_nan=False, ensure_ascii=False).encode
+
+
+class Facts:
+    """What a span says of itself beside its ids and times; spans that say the same share it."""
+
+    __slots__ = ("agent", "attributes", "code", "columns", "json", "mode", "name")
+
+    def __init__(
+        self,
+        name: str,
+        columns: Mapping[str, Any],
+        attributes: Mapping[str, Any],
+        json: str | None = None,
+    ) -> None:
+        self.name = name
+        self.columns = columns
+        self.attributes = attributes
+        self.json = json
+        """The attributes as a JSON object, where that had to be made at once."""
+        self.agent = columns["agent"]
+        self.mode = columns["mode"]
+        self.code = 0
+        """Its row's number, from 1; 0 while no span with it was recorded."""
+
+
+class SpanRows:
+    """The rows of one recorder. The caller sees to it that one thread at a time adds to them."""
+
+    def __init__(self, remote_trace: str | None) -> None:
+        self.first_id = ids.new_span_id()
+        """The id of the recorder's first span; its later ones count on from there."""
+        self.trace_start = ids.new_trace_half()
+        """The first half of own trace ids; the second is the root's id."""
+        self.foreign_ids = array("Q")
+        self.foreign_traces: list[str | None] = [remote_trace]
+        self.pid = os.getpid()
+        # An array grows by eighths; most other buffers double.
+        self.spans = array("I")
+        self.facts = array("I")
+        self.texts = Codes()
+        self.attributes = _Attributes()
+        self.tasks = Codes()
+        self.places: dict[tuple[int | None, str | None], int] = {}
+        self.own_places = _OwnPlaces(self)
+        self.outcomes: dict[Outcome, int] = {OK: 0, UNFINISHED: 1}
+        self._foreign_codes: dict[int, int] = {}
+        self._foreign_trace_codes: dict[str | None, int] = {remote_trace: FOREIGN}
+        self.shared_facts = functools.lru_cache(maxsize=_SHARED, typed=True)(_make_facts)
+        """``(name, inherited agent, inherited mode, **values)``: the facts, found again if they
+        were asked for before. A TypeError says that they cannot be shared, or are wrong."""
+        self._add: Callable[[bytes], None] = self.spans.frombytes
+
+    def add_span(self, span: Span, facts: Facts, outcome: Outcome | None, end_ns: int) -> None:
+        """Append a span; the outcome None stands for ``OK``."""
+        self._add(
+            SPAN_ROW.pack(
+                span.number,
+                span.parent_number,
+                span.trace_number,
+                facts.code or self.facts_code(facts),
+                self.own_places[span.thread],
+                self.tasks[span.task],
+                0 if outcome is None else self.outcome(outcome),
+                span.start_ns,
+                end_ns,
+            )
+        )
+
+    def add_row(self, row: Mapping[str, Any]) -> None:
+        """Append a row of :meth:`read`, of these rows or others.
+
+        Raises:
+            TypeError: a column cannot hold its value; nothing was appended.
+        """
+        columns = {name: column_value(name, row[name]) for name in COLUMNS}
+        facts = Facts(row["name"], columns, row["attributes"])
+        try:
+            packed = SPAN_ROW.pack(
+                *(
+                    0 if row[name] is None else self.number_of(int(row[name], 16))
+                    for name in ("span_id", "parent_id")
+                ),
+                self.trace_number_of(row["trace_id"]),
+                self.facts_code(facts),
+                self.place(row["pid"], row["thread"]),
+                self.tasks[row["task"]],
+                self.outcomes[UNFINISHED],
+                row["start_ns"],
+                row["end_ns"],
+            )
+        except (struct.error, OverflowError, ValueError) as error:
+            raise TypeError(f"A span has a value that its column cannot hold: {error}.") from None
+        self._add(packed)
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yield the spans, one dict of JSON values each, times as ``start_ns`` and ``end_ns``."""
+        texts, attributes = self.texts.texts(), self.attributes.texts()
+        tasks, places, outcomes = self.tasks.texts(), list(self.places), list(self.outcomes)
+        facts = list(FACT_ROW.iter_unpack(self.facts))
+        for number, parent, trace, fact, place, task, outcome, start, end in SPAN_ROW.iter_unpack(
+            self.spans
+        ):
+            values = facts[fact - 1]
+            said = dict(zip(TEXTS, (texts[code] for code in values), strict=False))
+            counted = dict(zip((*COUNTS, *REALS), values[len(TEXTS) + 1 :], strict=True))
+            status, error = outcomes[outcome]
+            pid, thread = places[place]
+            yield {
+                "span_id": f"{self.id_of(number):016x}" if number else None,
+                "parent_id": f"{self.id_of(parent):016x}" if parent else None,
+                "trace_id": self.trace_of(trace),
+                **said,
+                **{
+                    name: None if value == NULL or value != value else value  # noqa: PLR0124
+                    for name, value in counted.items()
+                },
+                "status": status if said["status"] is None else said["status"],
+                "error": encoded(error) if said["error"] is None else said["error"],
+                "pid": pid,
+                "thread": encoded(thread),
+                "task": tasks[task],
+                "attributes": json.loads(attributes[values[len(TEXTS)]]),
+                "start_ns": start,
+                "end_ns": end,
+            }
+
+    def facts_code(self, facts: Facts) -> int:
+        """Return the number of these facts' row, which is made when first asked for."""
+        if facts.code == 0:
+            get = facts.columns.get
+            row = FACT_ROW.pack(
+                self.texts[facts.name],
+                *[self.texts[get(name)] for name in TEXTS[1:]],
+                self.attributes.code(facts.json or facts.attributes),
+                *[NULL if (value := get(name)) is None else value for name in COUNTS],
+                *[NAN if (value := get(name)) is None else value for name in REALS],
+            )
+            self.facts.frombytes(row)
+            facts.code = len(self.facts) * self.facts.itemsize // FACT_ROW.size
+        return facts.code
+
+    def place(self, pid: int | None, thread: str | None) -> int:
+        """Return the number of this process's thread."""
+        return self.places.setdefault((pid, thread), len(self.places))
+
+    def outcome(self, outcome: Outcome) -> int:
+        """Return the number of this status and error."""
+        code = self.outcomes.get(outcome)
+        if code is None:
+            code = self.outcomes[outcome] = len(self.outcomes)
+        return code
+
+    def number_of(self, span_id: int) -> int:
+        """Return the number that stands for a span's id; 0 for 0, which is none."""
+        if span_id == 0:
+            return 0
+        number = span_id - self.first_id + 1
+        if 0 < number < FOREIGN:
+            return number
+        code = self._foreign_codes.get(span_id)
+        if code is None:
+            code = self._foreign_codes[span_id] = FOREIGN + len(self.foreign_ids)
+            self.foreign_ids.append(span_id)
+        return code
+
+    def id_of(self, number: int) -> int:
+        """Return the id that a span's number stands for."""
+        if number >= FOREIGN:
+            return self.foreign_ids[number - FOREIGN]
+        return self.first_id + number - 1 if number else 0
+
+    def trace_number_of(self, trace_id: str | None) -> int:
+        """Return the number that stands for a trace's id."""
+        code = self._foreign_trace_codes.get(trace_id)
+        if code is None:
+            code = self._foreign_trace_codes[trace_id] = FOREIGN + len(self.foreign_traces)
+            self.foreign_traces.append(trace_id)
+        return code
+
+    def trace_of(self, number: int) -> str | None:
+        """Return the trace id that a number stands for: a root's own, or one from elsewhere."""
+        if number >= FOREIGN:
+            return self.foreign_traces[number - FOREIGN]
+        return f"{self.trace_start}{self.first_id + number - 1:016x}"
+
+
+class Codes(dict[str | None, int]):
+    """Texts as small whole numbers; a new text gets the next."""
+
+    def __init__(self) -> None:
+        super().__init__({None: 0})
+
+    def __missing__(self, text: str | None) -> int:
+        code = self[text] = len(self)
+        return code
+
+    def texts(self) -> list[str | None]:
+        """Return the texts, each at its number."""
+        return [encoded(text) for text in self]
+
+
+class _OwnPlaces(dict[str | None, int]):
+    """Numbers of this process's threads, by name."""
+
+    def __init__(self, rows: SpanRows) -> None:
+        super().__init__()
+        self._rows = rows
+
+    def __missing__(self, thread: str | None) -> int:
+        code = self[thread] = self._rows.place(self._rows.pid, thread)
+        return code
+
+
+class _Attributes:
+    """Spans' attributes by small whole numbers; 0 stands for none."""
+
+    def __init__(self) -> None:
+        self._held: list[bytes | str] = ["{}"]
+        self._shared: dict[bytes | str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def code(self, attributes: Mapping[str, Any] | str) -> int:
+        """Return the number of these attributes; most spans of a name have the same."""
+        if not attributes:
+            return 0
+        held: bytes | str
+        if isinstance(attributes, str):
+            held = attributes
+        elif _IMMUTABLE.issuperset(map(type, attributes.values())):
+            # A quarter of the time and memory that JSON or a dict take; version 2 is the last one
+            # that writes equal values equally.
+            held = marshal.dumps(dict(attributes), 2)
+        else:
+            held = attributes_json(attributes)
+        code = self._shared.get(held)
+        if code is None:
+            code = len(self._held)
+            self._held.append(held)
+            if code < _SHARED:
+                self._shared[held] = code
+        return code
+
+    def texts(self) -> list[str]:
+        """Return the attributes as JSON objects, each at its number."""
+        return [
+            held if isinstance(held, str) else attributes_json(marshal.loads(held))  # noqa: S302
+            for held in self._held
+        ]
+
+
+def _make_facts(name: str, agent: str | None, mode: str | None, /, **values: Any) -> Facts:
+    columns: dict[str, Any] = {"agent": agent, "mode": mode}
+    attributes = {}
+    for key, value in values.items():
+        if key in KINDS:
+            columns[key] = column_value(key, value)
+        elif type(value) in _IMMUTABLE:
+            attributes[key] = value
+        else:
+            raise TypeError(f"{key} can change")
+    return Facts(name, columns, attributes)
+
+
+def encoded(text: str | None) -> str | None:
+    """Return :func:`encodable` text; None for None."""
+    return None if text is None else encodable(text)
+
+
+def encodable(text: str) -> str:
+    """Return the text with ``?`` for lone surrogates, which neither Parquet nor a screen takes."""
+    return str(text).encode("utf-8", "replace").decode()
+
+
+def attributes_json(attributes: Mapping[str, Any]) -> str:
+    """Return a JSON object; a value that JSON cannot hold stands in it as text."""
+    try:
+        return _json(attributes)
+    except (TypeError, ValueError):
+        return _json({key: _json_value(value) for key, value in attributes.items()})
+
+
+def _json(value: Any) -> str:
+    # Escaped to ASCII, a lone surrogate would come back with whoever reads the JSON.
+    return encodable(_to_json(value))
+
+
+def _json_value(value: Any) -> Any:
+    try:
+        _json(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return value

@@ -1,0 +1,260 @@
+"""The ``spans`` table, made of a recorder's rows a column at a time.
+
+Its text columns are Arrow's: the texts of all rows one after the other, and where each begins. So
+a column of texts costs their bytes and 8 a row; one whose texts are all equal costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from claude_pm.profiles import schema
+from claude_pm.recording.self_time import self_times_ns
+from claude_pm.recording.span_rows import (
+    COUNTS,
+    FACT_COLUMNS,
+    FOREIGN,
+    NULL,
+    REALS,
+    SPAN_COLUMNS,
+    TEXTS,
+    SpanRows,
+    encoded,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+_SPAN = np.dtype([(name, "<u4") for name in SPAN_COLUMNS[:7]] + [("start", "<i8"), ("end", "<i8")])
+_FACT = np.dtype(
+    [(name, "<u4") for name in FACT_COLUMNS[: len(TEXTS) + 1]]
+    + [(name, "<i8") for name in COUNTS]
+    + [(name, "<f8") for name in REALS]
+)
+# The four hex digits of each two bytes.
+_HEX = np.frombuffer(np.arange(65_536, dtype=">u2").tobytes().hex().encode(), dtype="<u4")
+_SAME_ROWS = 65_536
+"""A column of equal texts repeats one piece of this many rows."""
+
+
+def spans_frame(rows: SpanRows, origin_ns: int, *, final: bool) -> pd.DataFrame:
+    """Return the ``spans`` table, ordered by start; nobody may add rows meanwhile.
+
+    ``final`` says that nobody will later either: an array that is looked into cannot grow.
+    """
+    import pandas as pd
+
+    spans = np.frombuffer(rows.spans if final else bytes(rows.spans), dtype=_SPAN)
+    facts = np.frombuffer(rows.facts if final else bytes(rows.facts), dtype=_FACT)
+    columns = dict(_columns(rows, spans, facts, origin_ns))
+    return pd.DataFrame({name: columns.pop(name) for name in schema.SPANS.column_names}, copy=False)
+
+
+def _columns(
+    rows: SpanRows, spans: NDArray[Any], facts: NDArray[Any], origin_ns: int
+) -> Iterator[tuple[str, Any]]:
+    order = _order(spans["start"])
+
+    def column(name: str) -> NDArray[Any]:
+        values = spans[name]
+        return values.copy() if order is None else values[order]
+
+    starts, ends = column("start"), column("end")
+    numbers, parents = column("number"), column("parent")
+    self_ns = self_times_ns(_small(numbers), _small(parents), starts, ends)
+    yield "self_s", _real(self_ns / 1e9)
+    del self_ns
+    yield "span_id", _id_texts(_ids(numbers, rows))
+    del numbers
+    yield "parent_id", _id_texts(_ids(parents, rows))
+    del parents
+    ends -= starts
+    yield "duration_s", _real(ends / 1e9)
+    del ends
+    starts -= origin_ns
+    yield "start_s", _real(starts / 1e9)
+    del starts
+    yield "trace_id", _traces(column("trace"), rows)
+
+    places, codes = list(rows.places), column("place")
+    pids = np.array([NULL if pid is None else pid for pid, _ in places] or [0], dtype=np.int64)
+    yield "pid", _whole(pids[codes])
+    yield "thread", _texts(codes, [encoded(thread) for _, thread in places])
+    yield "task", _texts(column("task"), rows.tasks.texts())
+
+    fact = column("fact")
+    fact -= 1
+    texts = rows.texts.texts()
+    outcome, outcomes = column("outcome"), list(rows.outcomes)
+    for nth, name in enumerate(("status", "error")):
+        # What was set by hand stands before what the end said.
+        said = [encoded(each[nth]) for each in outcomes]
+        by_hand = facts[name]
+        if not by_hand.any():
+            yield name, _texts(outcome, said)
+        else:
+            codes = by_hand[fact]
+            codes = np.where(codes == 0, outcome + len(texts), codes)
+            yield name, _texts(codes, [*texts, *said])
+    del outcome
+    for name in TEXTS:
+        if name not in {"status", "error"}:
+            yield name, _texts_of(facts[name], fact, texts)
+    yield "attributes", _texts_of(facts["attributes"], fact, rows.attributes.texts())
+    for name in COUNTS:
+        yield name, _whole_of(facts[name], fact)
+    for name in REALS:
+        yield name, _real_of(facts[name], fact)
+
+
+def _order(starts: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Return the rows by start; None where they lie so."""
+    if (starts[1:] >= starts[:-1]).all():
+        return None
+    return np.argsort(starts, kind="stable")
+
+
+def _small(numbers: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Return spans' numbers without the gap between own and foreign ones."""
+    # Own ones are even, foreign ones odd; the bit that tells them apart is shifted out.
+    small = numbers << np.uint32(1)
+    small |= numbers >= FOREIGN
+    return small
+
+
+def _ids(numbers: NDArray[np.uint32], rows: SpanRows) -> NDArray[np.uint64]:
+    """Return the ids that spans' numbers stand for; 0 for none."""
+    ids = numbers.astype(np.uint64)
+    ids += np.uint64(rows.first_id - 1)
+    ids[numbers == 0] = 0
+    if len(rows.foreign_ids) > 0:
+        foreign = numbers >= FOREIGN
+        ids[foreign] = np.array(rows.foreign_ids)[numbers[foreign] - FOREIGN]
+    return ids
+
+
+def _hex(ids: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """Return each id's 16 hex digits, four an element."""
+    digits: NDArray[np.uint32] = _HEX[ids.byteswap().view(">u2")]
+    return digits.reshape(-1, 4)
+
+
+def _id_texts(ids: NDArray[np.uint64]) -> Any:
+    known = ids != 0
+    if known.all():
+        return _arrow(_fixed(_hex(ids)))
+    ends = np.cumsum(known, dtype=np.int64)
+    ends *= 16
+    offsets = np.r_[np.int64(0), ends]
+    del ends
+    return _arrow(_array(len(ids), offsets, _hex(ids[known]), known))
+
+
+def _traces(codes: NDArray[np.uint32], rows: SpanRows) -> Any:
+    own = codes < FOREIGN
+    if own.all():
+        digits = np.empty((len(codes), 8), dtype=np.uint32)
+        digits[:, :4] = np.frombuffer(rows.trace_start.encode(), dtype=np.uint32)
+        digits[:, 4:] = _hex(_ids(codes, rows))
+        return _arrow(_fixed(digits))
+    distinct, nth = np.unique(codes, return_inverse=True)
+    return _texts(nth, [encoded(rows.trace_of(int(code))) for code in distinct])
+
+
+def _fixed(digits: NDArray[np.uint32]) -> pa.Array:
+    """Return texts of equal length."""
+    count, fours = digits.shape
+    offsets = np.arange(count + 1, dtype=np.int64)
+    offsets *= 4 * fours
+    return _array(count, offsets, digits, None)
+
+
+def _array(
+    count: int,
+    offsets: NDArray[np.int64],
+    data: NDArray[Any],
+    known: NDArray[np.bool_] | None,
+) -> pa.Array:
+    import pyarrow as pa
+
+    valid = None if known is None else pa.py_buffer(np.packbits(known, bitorder="little"))
+    buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(data))]
+    return pa.Array.from_buffers(pa.large_string(), count, buffers)
+
+
+def _texts(codes: NDArray[Any], texts: Sequence[str | None]) -> Any:
+    """Return a column of texts from each row's number of a text."""
+    import pyarrow as pa
+
+    table = pa.array(texts, type=pa.large_string())
+    count = len(codes)
+    if count and (codes == codes[0]).all():
+        piece = table.take(pa.array([int(codes[0])] * min(count, _SAME_ROWS)))
+        whole, rest = divmod(count, _SAME_ROWS)
+        pieces = [piece] * whole + ([piece.slice(0, rest)] if rest else [])
+        return _arrow(pa.chunked_array(pieces))
+    return _arrow(table.take(pa.array(codes)))
+
+
+def _texts_of(
+    facts: NDArray[np.uint32], fact: NDArray[np.uint32], texts: Sequence[str | None]
+) -> Any:
+    """Return a column of texts of the facts that each row has."""
+    if len(facts) > 0 and (facts == facts[0]).all():
+        return _texts(np.broadcast_to(facts[0], fact.shape), texts)
+    return _texts(facts[fact], texts)
+
+
+def _arrow(texts: pa.Array | pa.ChunkedArray) -> Any:
+    import pandas as pd
+    import pyarrow as pa
+
+    if isinstance(texts, pa.Array):
+        texts = pa.chunked_array([texts], type=pa.large_string())
+    dtype = pd.StringDtype()
+    if dtype.storage != "pyarrow":
+        return pd.array(texts.to_pylist(), dtype=dtype)
+    return pd.arrays.ArrowStringArray(texts, dtype=dtype)  # type: ignore[call-arg]
+
+
+def _real(values: NDArray[np.float64]) -> Any:
+    import pandas as pd
+
+    # Zeros that nobody wrote to take no memory.
+    return pd.arrays.FloatingArray(values, np.zeros(len(values), dtype=bool))
+
+
+def _real_of(values: NDArray[np.float64], fact: NDArray[np.uint32]) -> Any:
+    import pandas as pd
+
+    null = np.isnan(values)
+    if null.all():
+        return pd.arrays.FloatingArray(np.zeros(len(fact)), np.ones(len(fact), dtype=bool))
+    if not null.any():
+        return _real(values[fact])
+    return pd.arrays.FloatingArray(np.where(null, 0.0, values)[fact], null[fact])
+
+
+def _whole(values: NDArray[np.int64]) -> Any:
+    import pandas as pd
+
+    null = values == NULL
+    if not null.any():
+        return pd.arrays.IntegerArray(values, np.zeros(len(values), dtype=bool))
+    values[null] = 0
+    return pd.arrays.IntegerArray(values, null)
+
+
+def _whole_of(values: NDArray[np.int64], fact: NDArray[np.uint32]) -> Any:
+    import pandas as pd
+
+    if (values == NULL).all():
+        return pd.arrays.IntegerArray(
+            np.zeros(len(fact), dtype=np.int64), np.ones(len(fact), dtype=bool)
+        )
+    return _whole(values[fact])

@@ -1,0 +1,248 @@
+"""How one thread spent the time from one look of the sampler to the next.
+
+A look sees a stack, and the thread's CPU clock says how much of the interval it ran. Where it ran
+all of the interval, or none, that is all. Where it ran a part, it may have begun to wait or to run,
+and the stack before the one part or the stack now the other: what the thread does next, and what
+threads were seen to do at these stacks before, tells which.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import NamedTuple
+
+from claude_pm.recording.charges import RUNNING, WAITING, Charges, Look, Whom
+from claude_pm.recording.task_time import TaskTime
+from claude_pm.recording.thread_clocks import cpu_ns
+
+# A thread that used this much of the interval's CPU time ran all of it; below the lower ones, none:
+# an interruption of a thread that waits uses some, and where it is known to wait and has not moved,
+# that can be much.
+_BUSY, _IDLE, _STILL = 0.95, 0.02, 0.3
+_MOSTLY = 0.5
+IDLE_NS = 150_000
+# For so long, CPU time of an event loop may be that of a task which goes on later.
+_KEPT_NS = 100_000_000
+_FIRST_INTERRUPTION_NS = 50_000
+
+
+class Sight(NamedTuple):
+    """What a look sees of a thread."""
+
+    whom: Whom
+    task: TaskTime | None
+    """The task that it runs."""
+    place: tuple[int, int]
+    """The frame and the instruction in it."""
+    is_loop: bool
+    """Whether an event loop runs in it."""
+    is_idle_loop: bool
+    """Whether the loop waits for its tasks: that is charged to them."""
+    is_interrupted: bool
+    """Whether it was interrupted to look."""
+
+
+class Interruption:
+    """What CPU time it takes to interrupt a thread that waits.
+
+    It is the median of what such a thread used between two looks, most often for nothing else.
+    """
+
+    def __init__(self) -> None:
+        self.cost_ns = _FIRST_INTERRUPTION_NS
+
+    def learn(self, used_ns: int) -> None:
+        """Take one more reading."""
+        step_ns = self.cost_ns // 10
+        self.cost_ns += step_ns if used_ns > self.cost_ns else -step_ns
+
+
+class _Undecided(NamedTuple):
+    before: Sight
+    now: Sight
+    ran_ns: int
+    rest_ns: int
+    cpu_ns: int
+
+
+class ThreadTime:
+    """A thread as it was seen last."""
+
+    __slots__ = (
+        "_before", "_charges", "_cpu_ns", "_interruption", "_kept_ns", "_kept_since_ns",
+        "_looking_ns", "_native_id", "_undecided", "name", "running", "thread", "used_ns",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        ident: int,
+        thread: threading.Thread | None,
+        charges: Charges,
+        interruption: Interruption,
+    ) -> None:
+        self._charges = charges
+        self._interruption = interruption
+        self._native_id = None if thread is None else thread.native_id
+        self._cpu_ns: int | None = None
+        self._looking_ns = 0
+        self._before: Sight | None = None
+        self._undecided: _Undecided | None = None
+        self._kept_ns = self._kept_since_ns = 0
+        self.thread = thread
+        self.name = f"thread {ident}" if thread is None else thread.name
+        self.running = False
+        self.used_ns = 0
+        """CPU time in the last interval."""
+
+    @property
+    def is_idle_loop(self) -> bool:
+        """Whether its event loop was seen to wait for its tasks."""
+        return self._before is not None and self._before.is_idle_loop
+
+    def look(self, look: Look, now: Sight) -> None:
+        """Charge the time since the last look."""
+        cpu_now_ns = cpu_ns(self._native_id)
+        if look.elapsed_ns > 0:
+            if cpu_now_ns is not None:
+                self._charge_interval(look, now, cpu_now_ns - (self._cpu_ns or 0))
+            elif not now.is_idle_loop:
+                # The best that can be said without a clock.
+                stays = self._before is not None and now.place == self._before.place
+                self._add(now, WAITING if stays else RUNNING, look.elapsed_ns, 0)
+        self._cpu_ns = cpu_now_ns
+        self._before = now
+
+    def note_looking(self) -> None:
+        """Remember what looking used of this thread's own CPU time."""
+        if self._cpu_ns is not None:
+            self._looking_ns = (cpu_ns(self._native_id) or self._cpu_ns) - self._cpu_ns
+
+    def end(self) -> None:
+        """Charge what is still open, when the thread or the recording has ended."""
+        self._decide(runs=not self.running)
+
+    def give(self, tasks: list[Whom], now_ns: int) -> None:
+        """Charge what an idle loop ran between looks to the tasks that went on meanwhile."""
+        for whom in tasks if self._kept_ns > 0 else ():
+            share_ns = self._kept_ns // len(tasks)
+            self._charges.add(whom, RUNNING, share_ns, share_ns)
+        self._kept_ns, self._kept_since_ns = 0, now_ns
+
+    def _charge_interval(self, look: Look, now: Sight, used_ns: int) -> None:
+        before, elapsed_ns = self._before, look.elapsed_ns
+        waits_here = now.whom.stack.runs is False
+        stayed = before is not None and before.whom.stack is now.whom.stack
+        stays = stayed and waits_here and before is not None and before.place == now.place
+        used_ns = self._without_ours(used_ns, now, stays=stays, waits_here=waits_here)
+        ran_ns = max(0, min(used_ns, elapsed_ns))
+        self.used_ns = ran_ns
+        share = ran_ns / elapsed_ns
+        if stayed:
+            now.whom.stack.stayed_ns += elapsed_ns
+            now.whom.stack.ran_ns += ran_ns
+        moved = before is None or before.place != now.place
+        self._decide(runs=share >= _MOSTLY or (share > _IDLE and moved))
+        if now.is_idle_loop:
+            if self.running and before is not None:
+                self._add(before, RUNNING, ran_ns, used_ns)
+            else:
+                self._keep(look, now, used_ns)
+            self.running = False
+        elif before is None:
+            # Begun since the last look: how long before it, only its CPU time can say.
+            self._add(now, RUNNING, ran_ns, used_ns)
+            self.running = True
+        elif share >= _BUSY:
+            self._charge_run(look, before if self.running else now, now, elapsed_ns, used_ns)
+        elif ran_ns <= max(IDLE_NS, int((_STILL if stays else _IDLE) * elapsed_ns)):
+            # It may be less than nothing, as the cost of an interruption is an estimate.
+            self._add(now, WAITING, elapsed_ns, used_ns)
+            self.running = False
+        elif now.is_loop and (before.is_idle_loop or before.task is not now.task):
+            # It ran for this and for other tasks, and waited for none.
+            self._add(now, RUNNING, ran_ns, used_ns)
+            self.running = True
+        else:
+            self._undecided = _Undecided(before, now, ran_ns, elapsed_ns - ran_ns, used_ns)
+            if now.task is not None:
+                # All of it will be charged to the task, though it is not said yet where.
+                now.task.ran_ns += elapsed_ns
+
+    def _without_ours(self, used_ns: int, now: Sight, *, stays: bool, waits_here: bool) -> int:
+        """Take from the CPU time what looking used of it while the thread waited."""
+        if not self.running:
+            used_ns -= self._looking_ns
+        self._looking_ns = 0
+        if not now.is_interrupted:
+            return used_ns
+        if not self.running and (now.is_idle_loop or stays or used_ns <= IDLE_NS):
+            self._interruption.learn(used_ns)
+            return used_ns - self._interruption.cost_ns
+        if now.is_idle_loop or waits_here or not self.running:
+            # It waited at one end of the interval: there is the return from one interruption, or
+            # the way into the next.
+            return used_ns - self._interruption.cost_ns // 2
+        return used_ns
+
+    def _charge_run(
+        self, look: Look, before: Sight, now: Sight, wall_ns: int, used_ns: int
+    ) -> None:
+        """Charge time in which it ran: half of the interval to either stack.
+
+        Where threads wait, it has just begun to.
+        """
+        self.running = True
+        first_ns = 0
+        if before.whom.stack is not now.whom.stack:
+            first_ns = min(wall_ns, look.half_ns)
+            if now.whom.stack.runs is False and before.whom.stack.runs is not False:
+                first_ns, self.running = wall_ns, False
+        used_first_ns = used_ns * first_ns // wall_ns if wall_ns else 0
+        if first_ns:
+            self._add(before, RUNNING, first_ns, used_first_ns)
+        self._add(now, RUNNING, wall_ns - first_ns, used_ns - used_first_ns)
+
+    def _decide(self, *, runs: bool) -> None:
+        """Charge an interval in which it both ran and did not; ``runs`` says what it did next.
+
+        It began to wait, or to run, in the interval; or it ran, and the processor or the
+        interpreter's lock was another's for a part of it.
+        """
+        if self._undecided is None:
+            return
+        before, now, ran_ns, rest_ns, used_ns = self._undecided
+        self._undecided = None
+        # The task has been told.
+        before, now = before._replace(task=None), now._replace(task=None)
+        waited_before, waits_now = before.whom.stack.runs is False, now.whom.stack.runs is False
+        ran = waited = now
+        if waits_now and not waited_before:
+            ran, runs = before, False
+        elif waited_before and not waits_now:
+            waited, runs = before, True
+        elif self.running and not runs:
+            ran = before
+        elif runs and not self.running:
+            waited = before
+        elif runs:
+            half_ns = ran_ns // 2
+            self._add(before, RUNNING, half_ns, used_ns // 2)
+            ran_ns -= half_ns
+            used_ns -= used_ns // 2
+        self._add(ran, RUNNING, ran_ns, used_ns)
+        self._add(waited, WAITING, rest_ns, 0)
+        self.running = runs
+
+    def _keep(self, look: Look, now: Sight, used_ns: int) -> None:
+        """Keep what an idle loop ran between two looks; if no task goes on, it is the loop's own.
+
+        It may be less than nothing, as an estimate was taken from it: so it is added up first.
+        """
+        self._kept_ns += used_ns
+        if look.now_ns - self._kept_since_ns > _KEPT_NS:
+            self.give([now.whom], look.now_ns)
+
+    def _add(self, sight: Sight, state: str, wall_ns: int, used_ns: int) -> None:
+        if sight.task is not None:
+            sight.task.ran_ns += wall_ns
+        self._charges.add(sight.whom, state, wall_ns, used_ns)

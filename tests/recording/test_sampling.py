@@ -1,0 +1,364 @@
+"""``cpu="sample"``: whom sampled time is charged to, and what sampling leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pandas as pd
+import pytest
+
+import claude_pm
+from claude_pm.errors import RecordingError
+from claude_pm.profiles import Profile, schema
+from claude_pm.recording import ProfileSession, profile
+from claude_pm.recording.sampling import StackSampler
+
+WAIT_S = 0.1
+
+
+def sample() -> ProfileSession:
+    """Sample and record nothing else."""
+    return profile("sampled", cpu="sample", memory=None)
+
+
+def burn(seconds: float = 0.05) -> None:
+    """Use the CPU."""
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        sum(range(100))
+
+
+async def waits() -> None:
+    """Wait, and nothing else."""
+    await asyncio.sleep(WAIT_S)
+
+
+def rows_of(recorded: Profile, function: str) -> pd.DataFrame:
+    """The samples with a function in their stack."""
+    named = recorded.samples["stack"].str.contains(rf"(?:^|[;.]){function} \(", regex=True)
+    return recorded.samples[named]
+
+
+class TestTable:
+    """The table of samples."""
+
+    async def test_columns(self) -> None:
+        """Columns and types are the schema's; a stack's root is first, a frame has its line."""
+        async with sample() as recorded:
+            await waits()
+        schema.check(schema.SAMPLES, recorded.samples, where="the profile")
+        row = rows_of(recorded, "waits").sort_values("weight_s").iloc[-1]
+        assert (row["state"], row["pid"]) == ("waiting", recorded.meta["pid"])
+        frames = row["stack"].split(";")
+        line = waits.__code__.co_firstlineno
+        assert f"waits ({__file__}:{line})" in frames[:-1]
+        assert frames[-1].startswith("sleep (")
+
+    async def test_nothing_else_is_recorded(self) -> None:
+        """Sampling is not cProfile: there are no functions."""
+        async with sample() as recorded:
+            await asyncio.sleep(0.01)
+        assert recorded.functions.empty
+        assert recorded.meta["cpu"] == "sample"
+
+    async def test_own_frames(self) -> None:
+        """Our own frames are left out, and shown where they are asked for."""
+        async with profile("x", cpu="sample", memory=None, internals=True) as shown:
+            with claude_pm.profile("inner", cpu=None, memory=None):
+                await waits()
+        async with sample() as folded:
+            await waits()
+        assert not folded.samples["stack"].str.contains("claude_pm/recording").any()
+        assert len(shown.samples) >= len(folded.samples) > 0
+
+
+class TestWhom:
+    """Time belongs to the span, the agent, the task and the coroutine that it was spent for."""
+
+    async def test_concurrent_agents(self) -> None:
+        """Tasks that run one function for several agents are told apart."""
+
+        async def ask(agent: str, seconds: float) -> None:
+            with claude_pm.span("ask", agent=agent):
+                await asyncio.sleep(seconds)
+
+        async with sample() as recorded:
+            await asyncio.gather(ask("one", WAIT_S), ask("two", 3 * WAIT_S))
+        waited = recorded.samples.groupby("agent")["weight_s"].sum()
+        assert set(waited.index) == {"one", "two"}
+        assert waited["two"] > 2 * waited["one"]
+        spans = recorded.spans.set_index("span_id")["agent"]
+        for row in recorded.samples.dropna(subset=["span_id"]).itertuples():
+            assert spans[row.span_id] == row.agent
+
+    async def test_inherited_span(self) -> None:
+        """A task without a span of its own works for the span that it was started in."""
+        async with sample() as recorded:
+            with claude_pm.span("outer", agent="qa"):
+                task = asyncio.create_task(waits(), name="inner task")
+            await task
+        row = rows_of(recorded, "waits").iloc[0]
+        assert (row["agent"], row["task"]) == ("qa", "inner task")
+
+    async def test_thread_of_a_task(self) -> None:
+        """Work that a coroutine gives to a thread belongs to the coroutine's span."""
+        async with sample() as recorded:
+            with claude_pm.span("tool", agent="qa"):
+                await asyncio.to_thread(burn)
+        ran = rows_of(recorded, "burn")
+        assert set(ran["agent"]) == {"qa"}
+        assert ran["task"].isna().all()
+        assert not ran["thread"].str.contains("MainThread").any()
+
+    def test_spans_in_threads(self) -> None:
+        """A thread's own span is found, and the span around it when it has ended."""
+
+        def work() -> None:
+            with claude_pm.span("outer", agent="outer"):
+                with claude_pm.span("inner", agent="inner"):
+                    burn(0.1)
+                burn(0.1)
+
+        with sample() as recorded:
+            thread = threading.Thread(target=work, name="worker")
+            thread.start()
+            thread.join()
+        ran = rows_of(recorded, "burn")
+        cpu = ran.groupby("agent")["cpu_s"].sum()
+        assert set(ran["thread"]) == {"worker"}
+        assert cpu["inner"] == pytest.approx(0.1, rel=0.3)
+        assert cpu["outer"] == pytest.approx(0.1, rel=0.3)
+
+    @pytest.mark.parametrize("awaiting", ["generator", "anext", "await", "task group"])
+    async def test_await_chain(self, awaiting: str) -> None:
+        """The chain leads through everything that can be awaited."""
+
+        async def items() -> AsyncIterator[int]:
+            await waits()
+            yield 1
+
+        class Awaitable:
+            def __await__(self) -> object:
+                return waits().__await__()
+
+        async def grouped() -> None:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(waits())
+
+        async def outermost() -> None:
+            if awaiting == "generator":
+                async for _ in items():
+                    pass
+            elif awaiting == "anext":
+                await anext(items(), None)
+            elif awaiting == "await":
+                await Awaitable()  # type: ignore[misc]
+            else:
+                await grouped()
+
+        async with sample() as recorded:
+            await asyncio.create_task(outermost())
+        found = rows_of(recorded, "waits")
+        assert found["weight_s"].sum() > WAIT_S / 2
+        if awaiting != "task group":
+            assert found["stack"].str.contains("outermost ").all()
+
+    def test_event_loop_does_not_wait(self) -> None:
+        """Waiting is the coroutine's: none of it is charged to the loop's select."""
+        with sample() as recorded:
+            asyncio.run(waits())
+        selecting = recorded.samples[recorded.samples["stack"].str.contains(r"select \(")]
+        assert selecting["weight_s"].sum() < WAIT_S / 3
+        assert rows_of(recorded, "waits")["weight_s"].sum() > WAIT_S / 2
+
+    def test_blocked_thread(self) -> None:
+        """A thread that sleeps waits, and uses no CPU time."""
+
+        def sleeps() -> None:
+            time.sleep(WAIT_S)
+
+        with sample() as recorded:
+            sleeps()
+        found = rows_of(recorded, "sleeps").groupby("state")["weight_s"].sum()
+        assert found["waiting"] > WAIT_S / 2
+        assert rows_of(recorded, "sleeps")["cpu_s"].sum() < WAIT_S / 10
+
+    def test_time_in_one_call(self) -> None:
+        """A call that neither runs Python nor lets others run is charged in full to its caller."""
+
+        def adds_up() -> int:
+            return sum(range(6_000_000))
+
+        with sample() as recorded:
+            begun = time.perf_counter()
+            adds_up()
+            lasted = time.perf_counter() - begun
+        assert rows_of(recorded, "adds_up")["weight_s"].sum() == pytest.approx(lasted, rel=0.2)
+        assert recorded.meta["overhead"]["sampler"]["missed_ticks"] > 0
+
+
+class TestOutsideOfTheMainThread:
+    """A profile that is recorded in another thread."""
+
+    def test_thread(self) -> None:
+        """There a thread looks, and sees the same."""
+        found: list[Profile] = []
+
+        def record() -> None:
+            with sample() as recorded:
+                burn(0.1)
+                asyncio.run(waits())
+            found.append(recorded)
+
+        thread = threading.Thread(target=record)
+        thread.start()
+        thread.join()
+        (recorded,) = found
+        assert recorded.meta["overhead"]["sampler"]["timer"] == "thread"
+        assert rows_of(recorded, "burn")["cpu_s"].sum() == pytest.approx(0.1, rel=0.3)
+        assert rows_of(recorded, "waits")["weight_s"].sum() > WAIT_S / 2
+
+    def test_main_thread_in_native_code(self) -> None:
+        """While the main thread cannot be interrupted, other threads are seen all the same."""
+        code = """
+import ctypes, threading, time, claude_pm
+def burn():
+    end = time.thread_time() + 0.3
+    while time.thread_time() < end: sum(range(100))
+# It goes on after an interruption: Python runs nothing meanwhile.
+sleep = ctypes.CDLL(None).usleep
+def native():
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end: sleep(100_000)
+with claude_pm.profile("x", cpu="sample", memory=None) as recorded:
+    thread = threading.Thread(target=burn); thread.start(); native(); thread.join()
+ran = recorded.samples[recorded.samples["stack"].str.contains("burn ")]
+print(round(ran["cpu_s"].sum(), 1))
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", code], check=False, capture_output=True, text=True
+        )
+        assert done.stdout.strip() == "0.3", done.stderr
+
+
+class TestLeavesNothing:
+    """Sampling changes nothing that stays."""
+
+    def test_signals_and_switching(self) -> None:
+        """Signal handlers, switch interval and threads are as before."""
+
+        def state() -> tuple[object, ...]:
+            handlers = [signal.getsignal(number) for number in range(1, signal.NSIG - 1)]
+            return handlers, sys.getswitchinterval(), threading.active_count()
+
+        before = state()
+        for _ in range(20):
+            with sample():
+                burn(0.003)
+        assert state() == before
+
+    async def test_tasks_live_no_longer(self) -> None:
+        """Neither tasks, nor futures, nor what frames hold, live longer for it."""
+
+        class Held:
+            pass
+
+        held = weakref.WeakSet[Held]()
+
+        async def holds() -> None:
+            one = Held()
+            held.add(one)
+            await asyncio.sleep(0.02)
+
+        async with sample():
+            await asyncio.create_task(holds())
+            await asyncio.sleep(0.02)
+            assert not list(held)
+        gc.collect()
+
+    def test_exceptions(self) -> None:
+        """The block's exception is the caller's, and sampling has ended."""
+
+        def fails() -> None:
+            with recording as recorded:
+                found.append(recorded)
+                burn()
+                raise ZeroDivisionError
+
+        recording, found = sample(), list[Profile]()
+        with pytest.raises(ZeroDivisionError):
+            fails()
+        (recorded,) = found
+        assert not recorded.samples.empty
+        with sample():
+            pass
+
+    def test_interrupts_nothing(self) -> None:
+        """Calls that wait go on waiting when they are interrupted: reading, sleeping, joining."""
+        code = "import time, sys; time.sleep(0.3); print('said'); sys.stdout.flush()"
+        with sample() as recorded:
+            done = subprocess.run(
+                [sys.executable, "-c", code], check=False, capture_output=True, text=True
+            )
+            with ThreadPoolExecutor() as pool:
+                assert pool.submit(time.sleep, 0.05).result() is None
+        assert done.stdout == "said\n"
+        assert recorded.meta["overhead"]["sampler"]["ticks"] > 10
+
+    def test_one_at_a_time(self) -> None:
+        """A second sampler is refused in a sentence, and the first goes on."""
+        with sample() as recorded:
+            with pytest.raises(RecordingError, match=r"samples this process already.*cpu=None"):
+                sample().__enter__()
+            with profile("inner", cpu=None, memory=None):
+                burn()
+        assert rows_of(recorded, "burn")["cpu_s"].sum() == pytest.approx(0.05, rel=0.5)
+
+
+class TestOverhead:
+    """A profile says what sampling cost."""
+
+    def test_meta(self) -> None:
+        """It says how often it looked, how late it was, and what looking took."""
+        with sample() as recorded:
+            burn(0.1)
+        said = recorded.meta["overhead"]["sampler"]
+        assert said["ticks"] > 5
+        assert said["failed_ticks"] == 0
+        assert said["timer"] == ("signal" if sys.platform == "linux" else "thread")
+        assert 0 < said["own_s"] < recorded.meta["duration_s"]
+        assert said["interval_s"] * said["ticks"] == pytest.approx(
+            recorded.meta["duration_s"], rel=0.5
+        )
+
+    def test_rows_add_up(self) -> None:
+        """One thread's rows add up to the time that passed, and to its CPU time."""
+        with sample() as recorded:
+            burn(0.2)
+            time.sleep(0.1)
+        found = recorded.samples[recorded.samples["thread"] == "MainThread"]
+        assert found["weight_s"].sum() == pytest.approx(recorded.meta["duration_s"], rel=0.05)
+        assert found["cpu_s"].sum() == pytest.approx(0.2, rel=0.15)
+
+
+def test_errors_stay_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error in looking is counted, and never raised in the user's code."""
+
+    def fails(*_: object) -> None:
+        raise RuntimeError
+
+    look: Callable[..., None] = StackSampler._look_at_threads
+    with sample() as recorded:
+        monkeypatch.setattr(StackSampler, "_look_at_threads", fails)
+        burn()
+        monkeypatch.setattr(StackSampler, "_look_at_threads", look)
+    assert recorded.meta["overhead"]["sampler"]["failed_ticks"] > 0

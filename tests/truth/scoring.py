@@ -1,0 +1,44 @@
+"""How much of a workload's time a profile charges to the wrong place."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+import pandas as pd
+
+from claude_pm.profiles import Profile
+from tests.truth.workloads import Truth
+
+
+def error(found: Mapping[str, float], true: Mapping[str, float]) -> float:
+    """Return the sum of all differences as a share of all true time.
+
+    Time that is charged to a wrong place counts twice: missing here, too much there.
+    """
+    places = found.keys() | true.keys()
+    wrong = sum(abs(found.get(place, 0.0) - true.get(place, 0.0)) for place in places)
+    return wrong / sum(true.values())
+
+
+def sampled(profile: Profile, truth: Truth) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the wall and CPU seconds that ``samples`` charges to each place of the truth."""
+    wall: dict[str, float] = defaultdict(float)
+    cpu: dict[str, float] = defaultdict(float)
+    places = truth.wall_s.keys()
+    for row in profile.samples.to_dict("records"):
+        place = _place(row, places)
+        if place is not None:
+            wall[place] += row["weight_s"]
+            cpu[place] += row["cpu_s"]
+    return wall, cpu
+
+
+def _place(row: dict[str, object], places: object) -> str | None:
+    if not pd.isna(row["agent"]):
+        # Concurrent agents run the same functions: they are told apart by their spans.
+        waits = row["state"] == "waiting" and "_burn" not in str(row["stack"])
+        return f"{row['agent']} waits" if waits else str(row["agent"])
+    names = {frame.split(" (")[0].rsplit(".", 1)[-1] for frame in str(row["stack"]).split(";")}
+    found = names & set(places)  # type: ignore[call-overload]
+    return found.pop() if found else None

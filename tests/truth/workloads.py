@@ -1,0 +1,218 @@
+"""Workloads of a second and more that know themselves where their time goes.
+
+Every part of them (:func:`burn_a` and so on) reads the clocks at its own beginning and end, which
+is a few times in 10 ms: so the truth holds however busy the machine is. A *place* is the name of
+one such function; nothing of it is nested in another place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import claude_pm
+
+
+class Truth:
+    """True seconds by place: wall time, and CPU time of the thread that ran it."""
+
+    def __init__(self) -> None:
+        self.wall_s: dict[str, float] = defaultdict(float)
+        self.cpu_s: dict[str, float] = defaultdict(float)
+
+    @contextlib.contextmanager
+    def of(self, place: str, *, waits: bool = False) -> Iterator[None]:
+        """Add what the block takes; where it waits, the CPU time is another's, or the sampler's."""
+        wall, cpu = time.perf_counter(), time.thread_time()
+        try:
+            yield
+        finally:
+            self.cpu_s[place] += 0.0 if waits else time.thread_time() - cpu
+            self.wall_s[place] += time.perf_counter() - wall
+
+
+def _burn(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        sum(range(100))
+
+
+def burn_a(truth: Truth, seconds: float) -> None:
+    with truth.of("burn_a"):
+        _burn(seconds)
+
+
+def burn_b(truth: Truth, seconds: float) -> None:
+    with truth.of("burn_b"):
+        _burn(seconds)
+
+
+def block(truth: Truth, seconds: float) -> None:
+    with truth.of("block", waits=True):
+        time.sleep(seconds)
+
+
+async def wait_a(truth: Truth, seconds: float) -> None:
+    with truth.of("wait_a", waits=True):
+        await asyncio.sleep(seconds)
+
+
+async def wait_b(truth: Truth, seconds: float) -> None:
+    with truth.of("wait_b", waits=True):
+        await asyncio.sleep(seconds)
+
+
+def nested_calls(truth: Truth) -> None:
+    """CPU work, some calls deep."""
+
+    def deeper(depth: int, work: Callable[[Truth, float], None], seconds: float) -> None:
+        if depth:
+            deeper(depth - 1, work, seconds)
+        else:
+            work(truth, seconds)
+
+    for _ in range(20):
+        deeper(5, burn_a, 0.02)
+        deeper(9, burn_b, 0.04)
+
+
+def tiny(number: int) -> int:
+    return number + 1
+
+
+def many_calls(truth: Truth) -> None:
+    with truth.of("many_calls"):
+        number = 0
+        for _ in range(200_000):
+            number = tiny(number)
+
+
+def few_calls(truth: Truth) -> None:
+    with truth.of("few_calls"):
+        number = 0
+        for _ in range(600_000):
+            number = number + 1
+
+
+def short_calls(truth: Truth) -> None:
+    """As much work in very many short calls as in none."""
+    for _ in range(30):
+        many_calls(truth)
+        few_calls(truth)
+
+
+def blocking_sleeps(truth: Truth) -> None:
+    """A thread that works and sleeps."""
+    for _ in range(40):
+        burn_a(truth, 0.01)
+        block(truth, 0.02)
+
+
+def awaits_and_cpu(truth: Truth) -> None:
+    """A coroutine that works and awaits."""
+
+    async def main() -> None:
+        for _ in range(25):
+            burn_a(truth, 0.01)
+            await wait_a(truth, 0.02)
+            burn_b(truth, 0.005)
+            await wait_b(truth, 0.01)
+
+    asyncio.run(main())
+
+
+def gathered_tasks(truth: Truth) -> None:
+    """Concurrent agents, each with work and waiting of its own."""
+
+    async def agent(name: str, work: Callable[[], None], wait: Callable[[], None]) -> None:
+        with claude_pm.span("agent", agent=name):
+            for _ in range(25):
+                with truth.of(name):
+                    work()
+                with truth.of(f"{name} waits", waits=True):
+                    await wait()
+
+    async def main() -> None:
+        await asyncio.gather(
+            agent("first", lambda: _burn(0.008), lambda: asyncio.sleep(0.02)),
+            agent("second", lambda: _burn(0.004), lambda: asyncio.sleep(0.03)),
+            agent("third", lambda: _burn(0.012), lambda: asyncio.sleep(0.01)),
+        )
+
+    asyncio.run(main())
+
+
+def executor_threads(truth: Truth) -> None:
+    """Threads of a pool that work and sleep at the same time."""
+
+    def job() -> None:
+        for _ in range(3):
+            burn_a(truth, 0.05)
+            block(truth, 0.1)
+            burn_b(truth, 0.05)
+
+    with ThreadPoolExecutor(3) as pool:
+        for future in [pool.submit(job) for _ in range(3)]:
+            future.result()
+
+
+def cancellation_and_exceptions(truth: Truth) -> None:
+    """Work and waiting that end with an exception, and waits that are cancelled."""
+
+    def fails() -> None:
+        try:
+            burn_a(truth, 0.01)
+        finally:
+            raise ValueError
+
+    async def never() -> None:
+        with truth.of("never", waits=True):
+            await asyncio.sleep(3600)
+
+    async def main() -> None:
+        for _ in range(25):
+            with contextlib.suppress(ValueError):
+                fails()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.02):
+                    await never()
+            task = asyncio.create_task(wait_a(truth, 3600))
+            await wait_b(truth, 0.01)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    asyncio.run(main())
+
+
+def async_generators(truth: Truth) -> None:
+    """Async generators that work and await between what they yield."""
+
+    async def items() -> AsyncIterator[int]:
+        for number in range(40):
+            await wait_a(truth, 0.01)
+            burn_a(truth, 0.005)
+            yield number
+
+    async def main() -> None:
+        async for _ in items():
+            burn_b(truth, 0.005)
+            await wait_b(truth, 0.01)
+
+    asyncio.run(main())
+
+
+WORKLOADS: dict[str, Callable[[Truth], None]] = {
+    "nested calls": nested_calls,
+    "very many short calls": short_calls,
+    "blocking sleeps": blocking_sleeps,
+    "awaits mixed with CPU": awaits_and_cpu,
+    "gather of concurrent tasks": gathered_tasks,
+    "executor threads": executor_threads,
+    "cancellation and exceptions": cancellation_and_exceptions,
+    "async generators": async_generators,
+}
