@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import sys
 
-from benchmarks import http, import_time, orchestration, prefix, road
+from benchmarks import http, import_time, orchestration, prefix, road, spans
 
 BENCHMARKS = {
     "import_time": import_time.run,
+    "spans": spans.run,
     "orchestration": orchestration.run,
     "http": http.run,
     "road": road.run,

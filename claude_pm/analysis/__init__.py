@@ -5,6 +5,7 @@ Needs nothing but a profile: no model, no recording.
 
 from claude_pm.analysis.cache_effects import cache_effects
 from claude_pm.analysis.compare_modes import compare_modes
+from claude_pm.analysis.memory_by_span import memory_by_span
 from claude_pm.analysis.phases import phase_table, request_segments
 from claude_pm.analysis.requests import requests_table
 from claude_pm.analysis.sampled_places import sampled_places
@@ -12,6 +13,7 @@ from claude_pm.analysis.sampled_places import sampled_places
 __all__ = [
     "cache_effects",
     "compare_modes",
+    "memory_by_span",
     "phase_table",
     "request_segments",
     "requests_table",

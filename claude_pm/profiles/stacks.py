@@ -30,7 +30,7 @@ def write_speedscope(profile: Profile, path: str | Path) -> Path:
         group = f"{row['agent'] or row['thread'] or 'no thread'}, {row['state']}"
         groups.setdefault(group, []).append((row["stack"].split(";"), row["weight_s"]))
     frames: dict[str, int] = {}
-    profiles = []
+    profiles: list[dict[str, Any]] = []
     for name, stacks in groups.items():
         total_s = sum(weight_s for _, weight_s in stacks)
         profiles.append(

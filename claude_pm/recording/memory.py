@@ -1,65 +1,152 @@
-"""Resident memory of this process, read at a steady pace by a thread of its own."""
+"""The memory of this process, read at a steady pace by a thread of its own, and around spans.
+
+On Linux no peak is missed: each reading has the exact peak since the one before. Its time is only
+known to lie between the two, so where it exceeds both it stands in a row of its own in the middle.
+"""
 
 from __future__ import annotations
 
 import os
+import statistics
 import threading
 import time
+import tracemalloc
 from array import array
+from itertools import pairwise
 from typing import Any
 
 from claude_pm.recording.instrument import RenameFile, Rows
+from claude_pm.recording.recorder import Recorder
+from claude_pm.recording.resident import ResidentMemory, resident_memory
 
 INTERVAL_S = 0.02
-"""Seconds between readings. A peak shorter than this can be missed."""
+"""Seconds between readings."""
+
+BOUNDARY_S = 0.005
+"""A span begins or ends with a reading, unless there was one so shortly before."""
+
+# Less than this above the readings beside it is no peak: the kernel counts in batches.
+_LEAST_PEAK_BYTES = 256 * 1024
 
 
 class RssSampler:
-    """Reads the resident set size from start to stop; the first and last reading always exist."""
+    """Reads the resident set size from start to stop; the first and last reading always exist.
 
-    def __init__(self, role: str, interval_s: float = INTERVAL_S) -> None:
-        import psutil
+    With ``traced`` it reads too what ``tracemalloc`` knows of, which has to be on meanwhile.
+    """
 
+    def __init__(
+        self,
+        recorder: Recorder,
+        role: str,
+        *,
+        traced: bool = False,
+        interval_s: float = INTERVAL_S,
+    ) -> None:
+        self._recorder = recorder
         self._role = role
-        self._process = psutil.Process()
+        self._traced = traced
         self._interval_s = interval_s
-        self._times = array("q")
-        self._bytes = array("q")
+        self._memory: ResidentMemory | None = None
+        self._has_exact_peaks = False
+        # A reading each: time, resident bytes now and at most, traced bytes now and at most.
+        self._readings = array("q")
+        self._last_ns = self._own_ns = 0
+        self._reading = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="claude_pm-rss", daemon=True)
 
     def start(self) -> None:
         """Take the first reading and go on in the background."""
-        self._read()
+        self._memory = resident_memory()
+        self._has_exact_peaks = self._memory.has_exact_peaks
+        with self._reading:
+            self._read()
+        # Not what was before.
+        self._readings[2] = self._readings[1]
+        self._readings[4] = self._readings[3]
+        self._recorder.at_boundary = self._at_boundary
         self._thread.start()
 
     def stop(self) -> None:
         """End the thread and take the last reading; safe to call twice."""
-        if self._stop.is_set():
+        if self._memory is None or self._stop.is_set():
             return
         self._stop.set()
+        self._recorder.at_boundary = None
         if self._thread.is_alive():
             self._thread.join()
-        self._read()
+        with self._reading:
+            self._read()
+        self._memory.close()
 
     def tables(self, rename_file: RenameFile) -> dict[str, Rows]:
         """Return the rows of ``memory``."""
         del rename_file
-        pid = os.getpid()
-        rows: Rows = [
-            {"t_ns": t_ns, "pid": pid, "role": self._role, "rss_bytes": rss}
-            for t_ns, rss in zip(self._times, self._bytes, strict=True)
-        ]
+        common = {"pid": os.getpid(), "role": self._role}
+        rows: Rows = []
+        before: tuple[int, ...] | None = None
+        for reading in self._each():
+            t_ns, rss, rss_peak, traced, traced_peak = reading
+            if before is not None:
+                peaks = {
+                    name: peak
+                    for name, peak, now, then in (
+                        ("rss_bytes", rss_peak, rss, before[1]),
+                        ("traced_bytes", traced_peak, traced, before[3]),
+                    )
+                    if peak > max(now, then) + _LEAST_PEAK_BYTES
+                }
+                if peaks:
+                    rows.append({"t_ns": (before[0] + t_ns) // 2, **common, **peaks})
+            row = {"t_ns": t_ns, **common, "rss_bytes": rss}
+            rows.append(row | {"traced_bytes": traced} if self._traced else row)
+            before = reading
         return {"memory": rows}
 
     def overhead(self) -> dict[str, Any]:
-        """Return the number of readings."""
-        return {"memory": {"readings": len(self._times)}}
+        """Return the number of readings, their pace, the CPU time they took, and what peaks are."""
+        times = [reading[0] for reading in self._each()]
+        gaps = [after - before for before, after in pairwise(times)]
+        return {
+            "memory": {
+                "readings": len(times),
+                "interval_s": statistics.median(gaps) / 1e9 if gaps else None,
+                "own_cpu_s": self._own_ns / 1e9,
+                "exact_peaks": self._has_exact_peaks,
+            }
+        }
+
+    def _each(self) -> list[tuple[int, ...]]:
+        return list(zip(*[iter(self._readings)] * 5, strict=True))
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval_s):
-            self._read()
+            with self._reading:
+                self._read()
+
+    def _at_boundary(self) -> None:
+        """Read before a span begins or ends: what comes later is not the earlier one's."""
+        if time.perf_counter_ns() - self._last_ns < BOUNDARY_S * 1e9:
+            return
+        # Another thread that reads does it as well.
+        if self._reading.acquire(blocking=False):
+            try:
+                if not self._stop.is_set():
+                    self._read()
+            finally:
+                self._reading.release()
 
     def _read(self) -> None:
-        self._bytes.append(self._process.memory_info().rss)
-        self._times.append(time.perf_counter_ns())
+        if self._memory is None:
+            return
+        # Not wall time: a thread that waits for the interpreter's lock holds nobody up.
+        begun_ns = time.thread_time_ns()
+        rss, peak = self._memory.read()
+        traced = traced_peak = 0
+        if self._traced:
+            traced, traced_peak = tracemalloc.get_traced_memory()
+            tracemalloc.reset_peak()
+        self._last_ns = time.perf_counter_ns()
+        self._readings.extend((self._last_ns, rss, peak, traced, traced_peak))
+        self._own_ns += time.thread_time_ns() - begun_ns

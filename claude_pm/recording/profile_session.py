@@ -9,7 +9,7 @@ import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from types import EllipsisType, TracebackType
@@ -24,6 +24,7 @@ from claude_pm.recording.span import activate, current_recorder, current_span, d
 if TYPE_CHECKING:
     import pandas as pd
 
+    from claude_pm.recording.allocations import AllocationTracer
     from claude_pm.recording.instrument import Instrument, RenameFile, Rows
 
 CpuRecording = Literal["cprofile", "sample"]
@@ -96,6 +97,8 @@ class ProfileSession:
         self._outer: Recorder | None = None
         self._before: Any = None
         self._filled = False
+        self._tracer: AllocationTracer | None = None
+        self._repeats: int | None = None
         self._created_at = datetime.now(UTC)
         self._settings: dict[str, Any] = {}
 
@@ -172,6 +175,24 @@ class ProfileSession:
         self.profile.finish(self._meta(recorder, source or self._source), tables)
         return self.profile
 
+    def repeats(self, n: int) -> Iterator[int]:
+        """Count to ``n`` around code that is repeated to find what it keeps.
+
+        The table ``allocations`` then holds what grew since the end of the first repeat.
+
+        Raises:
+            RecordingError: the session does not trace allocations.
+        """
+        if self._tracer is None:
+            raise RecordingError(
+                "Repeats show what memory the code keeps: record them with memory='trace' "
+                "(or --memory trace)."
+            )
+        self._repeats = n
+        for repeat in range(n):
+            yield repeat
+            self._tracer.end_repeat()
+
     def dump(self) -> dict[str, Any]:
         """Stop, and return all that was recorded as JSON values, for another process's recorder."""
         if self.recorder is None:
@@ -211,11 +232,12 @@ class ProfileSession:
         if self._memory_option == "rss":
             from claude_pm.recording.memory import RssSampler
 
-            made.append(RssSampler(self._role))
+            made.append(RssSampler(recorder, self._role))
         elif self._memory_option == "trace":
             from claude_pm.recording.allocations import AllocationTracer
 
-            made.append(AllocationTracer(self._role, internals=self._internals))
+            self._tracer = AllocationTracer(recorder, self._role, internals=self._internals)
+            made.append(self._tracer)
         if self._cpu_option == "cprofile":
             from claude_pm.recording.cpu import CpuProfiler
 
@@ -259,6 +281,7 @@ class ProfileSession:
             "git_dirty": dirty,
             "settings": self._settings,
             "model_use": recorder.model_use,
+            "repeats": self._repeats,
             "overhead": self._overhead() | {"workers": recorder.worker_overheads},
             "pid": os.getpid(),
         }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from claude_pm.recording.span_rows import FOREIGN, UNFINISHED, SpanRows, encodable
@@ -51,6 +51,8 @@ class Recorder:
         self.model_use = "not called"
         self.worker_tables: dict[str, list[Mapping[str, Any]]] = {}
         self.worker_overheads: list[dict[str, Any]] = []
+        self.at_boundary: Callable[[], None] | None = None
+        """Called before a span begins or ends."""
         self.thread_spans: dict[int, Span | None] | None = None
         """The open span of each thread that runs no task, by the thread's ident; None where
         nobody asks for it."""

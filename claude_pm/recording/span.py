@@ -198,6 +198,8 @@ class Span:
             self._token = _position.set((recorder, self))
             if recorder.thread_spans is not None and task is None:
                 recorder.thread_spans[threading.get_ident()] = self
+            if recorder.at_boundary is not None:
+                recorder.at_boundary()
             self.start_ns = _clock_ns()
             # Last: the end of the recording in another thread may come at any time.
             recorder.open_spans[self.number] = self
@@ -212,6 +214,8 @@ class Span:
         recorder = self._recorder
         if recorder is None:
             return
+        if recorder.at_boundary is not None:
+            recorder.at_boundary()
         self.end_ns = _clock_ns()
         if error_type is not None:
             self.outcome = (

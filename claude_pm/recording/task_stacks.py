@@ -35,7 +35,7 @@ def live_tasks(loops: set[AbstractEventLoop]) -> list[ReferenceType[Task[Any]]]:
 
 def await_chain(awaited: Any) -> list[CodeType]:
     """Return the code of a suspended coroutine and of all that it awaits, outermost first."""
-    codes = []
+    codes: list[CodeType] = []
     while True:
         step = _STEPS.get(type(awaited))
         if step is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from claude_pm.recording import profile, span
 from claude_pm.recording.memory import INTERVAL_S, RssSampler
+from claude_pm.recording.recorder import Recorder
 
 _MB = 1_000_000
 
@@ -85,15 +87,50 @@ class TestTable:
         assert recorded.memory.empty
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the exact peak")
+class TestExactPeaks:
+    """No peak is missed, however short."""
+
+    def test_spike(self) -> None:
+        """A spike between two readings shows, in a row between them."""
+        with profile(cpu=None) as recorded:
+            held = bytearray(120 * _MB)
+            del held
+        sizes = recorded.memory["rss_bytes"]
+        assert sizes.max() - sizes.iloc[0] == pytest.approx(120 * _MB, abs=3 * _MB)
+        assert recorded.memory["t_s"].is_monotonic_increasing
+        assert recorded.meta["overhead"]["memory"]["exact_peaks"]
+
+    def test_what_was_before(self) -> None:
+        """A peak from before the profile is not the profile's."""
+        held = bytearray(120 * _MB)
+        del held
+        with profile(cpu=None) as recorded:
+            pass
+        sizes = recorded.memory["rss_bytes"]
+        assert sizes.max() - sizes.iloc[0] < 20 * _MB
+
+    def test_inner_profile(self) -> None:
+        """A profile within another reads the same mark, and takes nothing from the outer one."""
+        with profile(cpu=None) as outer:
+            held = bytearray(120 * _MB)
+            del held
+            with profile(cpu=None) as inner:
+                pass
+        for recorded, expected in ((outer, 120 * _MB), (inner, 0)):
+            sizes = recorded.memory["rss_bytes"]
+            assert sizes.max() - sizes.iloc[0] == pytest.approx(expected, abs=5 * _MB)
+
+
 class TestSampler:
     """The sampler itself."""
 
     def test_reads_meanwhile(self) -> None:
         """It reads at its pace until it is stopped, and not after."""
-        sampler = RssSampler("kernel", interval_s=0.001)
+        sampler = RssSampler(Recorder(), "kernel", interval_s=0.001)
         sampler.start()
         try:
-            wait_until(lambda: len(sampler._times) >= 5)
+            wait_until(lambda: len(sampler._each()) >= 5)
         finally:
             sampler.stop()
         stopped = sampler.tables(str)["memory"]
@@ -104,7 +141,7 @@ class TestSampler:
 
     def test_stop_twice(self) -> None:
         """A second stop does nothing."""
-        sampler = RssSampler("kernel")
+        sampler = RssSampler(Recorder(), "kernel")
         sampler.start()
         sampler.stop()
         stopped = sampler.tables(str)["memory"]
@@ -114,14 +151,14 @@ class TestSampler:
 
     def test_stop_is_prompt(self) -> None:
         """Stopping does not wait for the next reading."""
-        sampler = RssSampler("kernel", interval_s=3600)
+        sampler = RssSampler(Recorder(), "kernel", interval_s=3600)
         sampler.start()
         sampler.stop()
         assert len(sampler.tables(str)["memory"]) == 2
 
     def test_role(self) -> None:
         """The rows carry the role that they are asked for."""
-        sampler = RssSampler("worker")
+        sampler = RssSampler(Recorder(), "worker")
         sampler.start()
         sampler.stop()
         roles: list[dict[str, Any]] = sampler.tables(str)["memory"]
@@ -139,7 +176,7 @@ class TestSampler:
         gc.collect()
         before = left()
         for _ in range(100):
-            sampler = RssSampler("kernel")
+            sampler = RssSampler(Recorder(), "kernel")
             sampler.start()
             sampler.stop()
         wait_until(lambda: all(now <= then for now, then in zip(left(), before, strict=True)))

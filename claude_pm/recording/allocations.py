@@ -1,0 +1,126 @@
+"""``memory="trace"``: which lines hold memory, by ``tracemalloc``.
+
+It makes code that allocates much several times slower, so it is a pass of its own: CPU times are
+not recorded beside it, and the durations of such a profile are not those of the code.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import tracemalloc
+from typing import Any
+
+from claude_pm.recording.instrument import RenameFile, Rows
+from claude_pm.recording.machinery import machinery_folders
+from claude_pm.recording.memory import RssSampler
+from claude_pm.recording.recorder import Recorder
+
+MAX_LINES = 1000
+"""Lines that are kept, those that hold most."""
+
+_Held = dict[tuple[str, int], tuple[int, int]]
+"""Bytes and blocks held, by file and line."""
+
+
+class AllocationTracer:
+    """Traces from start to stop what is allocated, and reads memory meanwhile."""
+
+    def __init__(self, recorder: Recorder, role: str, *, internals: bool = False) -> None:
+        self._internals = internals
+        self._sampler = RssSampler(recorder, role, traced=True)
+        self._was_tracing = False
+        self._running = False
+        self._before: _Held = {}
+        self._after: _Held = {}
+        self._after_repeats: list[_Held] = []
+
+    def start(self) -> None:
+        """Begin to trace; where the user traces already, go on from there."""
+        self._was_tracing = tracemalloc.is_tracing()
+        if self._was_tracing:
+            self._before = self._held()
+        else:
+            tracemalloc.start(1)
+        self._running = True
+        self._sampler.start()
+
+    def stop(self) -> None:
+        """Look what is held, and end the tracing unless it is the user's; safe to call twice."""
+        if not self._running:
+            return
+        self._running = False
+        self._sampler.stop()
+        if not self._after_repeats:
+            self._after = self._held()
+        if not self._was_tracing:
+            tracemalloc.stop()
+
+    def end_repeat(self) -> None:
+        """Look what is held at the end of one of several repeats."""
+        self._after_repeats.append(self._held())
+
+    def tables(self, rename_file: RenameFile) -> dict[str, Rows]:
+        """Return the rows of ``memory``, and of ``allocations``: what the block holds at its end.
+
+        Of a block of repeats: what they keep, which is the growth since the first one ended, of the
+        lines that grew in most of them.
+        """
+        found = self._growth() if self._after_repeats else _less(self._after, self._before)
+        largest = sorted(found.items(), key=lambda line: line[1], reverse=True)[:MAX_LINES]
+        pid = os.getpid()
+        rows: Rows = [
+            {
+                "file": rename_file(file),
+                "line": line,
+                "size_bytes": size,
+                "count": count,
+                "pid": pid,
+            }
+            for (file, line), (size, count) in largest
+        ]
+        return {**self._sampler.tables(rename_file), "allocations": rows}
+
+    def overhead(self) -> dict[str, Any]:
+        """Return the cost of the readings; that of tracing depends on the code."""
+        return self._sampler.overhead()
+
+    def _held(self) -> _Held:
+        # Garbage is not held.
+        gc.collect()
+        snapshot = tracemalloc.take_snapshot()
+        hidden = [tracemalloc.__file__]
+        if not self._internals:
+            hidden += [f"{folder}*" for folder in machinery_folders()]
+        snapshot = snapshot.filter_traces([tracemalloc.Filter(False, name) for name in hidden])
+        return {
+            (line.traceback[0].filename, line.traceback[0].lineno): (line.size, line.count)
+            for line in snapshot.statistics("lineno")
+        }
+
+    def _growth(self) -> _Held:
+        first, *others = self._after_repeats
+        if not others:
+            return {}
+        grown = _less(others[-1], first)
+        steps = list(zip(self._after_repeats, others, strict=False))
+        return {
+            line: growth
+            for line, growth in grown.items()
+            if sum(_size(after, line) > _size(before, line) for before, after in steps)
+            > len(steps) / 2
+        }
+
+
+def _size(held: _Held, line: tuple[str, int]) -> int:
+    return held.get(line, (0, 0))[0]
+
+
+def _less(after: _Held, before: _Held) -> _Held:
+    """Return by how much each line holds more than before; only those that do."""
+    found: _Held = {}
+    for line, (size, count) in after.items():
+        size_before, count_before = before.get(line, (0, 0))
+        if size > size_before:
+            found[line] = size - size_before, max(0, count - count_before)
+    return found
