@@ -44,6 +44,9 @@ _OURS = "claude_pm"
 # The interval grows until looking takes at most one part in so many of the time; looking at all
 # tasks is put off until it does.
 _PARTS, _TASKS_PARTS = 30, 80
+_OF_LATE = 64
+"""Looks."""
+_BURST_NS = 20_000_000
 # What switching between threads more often than Python's 5 ms costs, about a tenth of the time at
 # 1 ms, is paid only where threads compete.
 _LATE, _SWITCH_S = 2, 0.001
@@ -69,7 +72,7 @@ class StackSampler:
         self._tasks: dict[_Reference, TaskTime] = {}
         self._loops: set[AbstractEventLoop] = set()
         self._switch_s = 0.0
-        self._first_ns = self._last_ns = self._tasks_ns = 0
+        self._first_ns = self._last_ns = self._tasks_ns = self._waited_ns = 0
         self._cost_ns = self._tasks_cost_ns = 0.0
         self._own_ns = self._ticks = self._missed = self._failed = 0
         self._process_cpu_ns = 0
@@ -159,17 +162,23 @@ class StackSampler:
             here = self._threads.get(threading.get_ident())
             if here is not None:
                 here.note_looking()
-            if here is None or here.running:
-                # Code that waits is not held up. By CPU time: that another process was let in is
-                # not looking's doing.
-                self._pace(time.thread_time_ns() - cpu_before_ns)
+            # Code that waits is not held up. By CPU time: that another process was let in is not
+            # looking's doing.
+            held_up = here is None or here.running
+            self._pace(now_ns, time.thread_time_ns() - cpu_before_ns if held_up else 0)
             self._own_ns += time.perf_counter_ns() - now_ns
         finally:
             self._looking.release()
 
-    def _pace(self, cost_ns: int) -> None:
-        self._cost_ns += (cost_ns - self._cost_ns) / 8
+    def _pace(self, now_ns: int, cost_ns: int) -> None:
+        """Set the interval by what looking has cost of late, when it held somebody up."""
+        self._cost_ns += (cost_ns - self._cost_ns) / _OF_LATE
         self._interval_ns = max(self._wanted_ns, min(int(self._cost_ns * _PARTS), _LONGEST_NS))
+        if not cost_ns:
+            self._waited_ns = now_ns
+        elif now_ns - self._waited_ns < _BURST_NS:
+            # Code that waits much has time for closer looks at the little that it runs.
+            self._interval_ns //= 2
         if self._timer is not None:
             self._timer.interval_ns = self._interval_ns
 

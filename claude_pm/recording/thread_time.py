@@ -23,7 +23,6 @@ _MOSTLY = 0.5
 IDLE_NS = 150_000
 # For so long, CPU time of an event loop may be that of a task which goes on later.
 _KEPT_NS = 100_000_000
-_FIRST_INTERRUPTION_NS = 50_000
 
 
 class Sight(NamedTuple):
@@ -49,10 +48,13 @@ class Interruption:
     """
 
     def __init__(self) -> None:
-        self.cost_ns = _FIRST_INTERRUPTION_NS
+        self.cost_ns = 0
+        self._is_known = False
 
     def learn(self, used_ns: int) -> None:
         """Take one more reading."""
+        if not self._is_known:
+            self.cost_ns, self._is_known = min(used_ns, IDLE_NS), True
         step_ns = self.cost_ns // 10
         self.cost_ns += step_ns if used_ns > self.cost_ns else -step_ns
 
@@ -133,6 +135,9 @@ class ThreadTime:
         waits_here = now.whom.stack.runs is False
         stayed = before is not None and before.whom.stack is now.whom.stack
         stays = stayed and waits_here and before is not None and before.place == now.place
+        moved = before is None or before.place != now.place
+        share = used_ns / elapsed_ns
+        self._decide(runs=share >= _MOSTLY or (share > _IDLE and moved))
         used_ns = self._without_ours(used_ns, now, stays=stays, waits_here=waits_here)
         ran_ns = max(0, min(used_ns, elapsed_ns))
         self.used_ns = ran_ns
@@ -140,8 +145,6 @@ class ThreadTime:
         if stayed:
             now.whom.stack.stayed_ns += elapsed_ns
             now.whom.stack.ran_ns += ran_ns
-        moved = before is None or before.place != now.place
-        self._decide(runs=share >= _MOSTLY or (share > _IDLE and moved))
         if now.is_idle_loop:
             if self.running and before is not None:
                 self._add(before, RUNNING, ran_ns, used_ns)
@@ -160,7 +163,12 @@ class ThreadTime:
             self.running = False
         elif now.is_loop and (before.is_idle_loop or before.task is not now.task):
             # It ran for this and for other tasks, and waited for none.
-            self._add(now, RUNNING, ran_ns, used_ns)
+            if before.is_idle_loop:
+                # To wake up costs the loop what it costs to be interrupted.
+                woke_ns = min(ran_ns, self._interruption.cost_ns)
+                self._add(before, RUNNING, woke_ns, woke_ns)
+                ran_ns -= woke_ns
+            self._add(now, RUNNING, ran_ns, ran_ns)
             self.running = True
         else:
             self._undecided = _Undecided(before, now, ran_ns, elapsed_ns - ran_ns, used_ns)
