@@ -63,9 +63,11 @@ def profile_script(
     second_run = SecondRun.of_script(script, arguments or []) if lines else None
     failure: BaseException | None = None
     exit_code = 0
+    # Held until the recording has ended: what the script holds at its end is a part of it.
+    module = types.ModuleType("__main__")
     session.start()
     try:
-        _run(code, script, arguments or [])
+        _run(code, module, script, arguments or [])
     except SystemExit as exit_request:
         exit_code = _exit_code(exit_request)
     except Exception as problem:  # noqa: BLE001 - the script's own, shown as Python would
@@ -99,9 +101,10 @@ def _lines(second_run: SecondRun | None, error: BaseException | None) -> LinesRe
     return second_run.run()
 
 
-def _run(code: types.CodeType, script: Path, arguments: list[str]) -> None:
+def _run(
+    code: types.CodeType, module: types.ModuleType, script: Path, arguments: list[str]
+) -> None:
     """Execute the script as ``__main__``, with its own arguments and folder."""
-    module = types.ModuleType("__main__")
     module.__dict__.update(__file__=str(script), __builtins__=__builtins__)
     before = sys.argv, sys.path[0], sys.modules["__main__"]
     sys.argv = [str(script), *arguments]

@@ -37,13 +37,14 @@ class AllocationTracer:
 
     def start(self) -> None:
         """Begin to trace; where the user traces already, go on from there."""
+        # First: what it needs is not the user's.
+        self._sampler.start()
         self._was_tracing = tracemalloc.is_tracing()
         if self._was_tracing:
             self._before = self._held()
         else:
             tracemalloc.start(1)
         self._running = True
-        self._sampler.start()
 
     def stop(self) -> None:
         """Look what is held, and end the tracing unless it is the user's; safe to call twice."""
@@ -88,14 +89,12 @@ class AllocationTracer:
     def _held(self) -> _Held:
         # Garbage is not held.
         gc.collect()
-        snapshot = tracemalloc.take_snapshot()
-        hidden = [tracemalloc.__file__]
-        if not self._internals:
-            hidden += [f"{folder}*" for folder in machinery_folders()]
-        snapshot = snapshot.filter_traces([tracemalloc.Filter(False, name) for name in hidden])
+        lines = tracemalloc.take_snapshot().statistics("lineno")
+        hidden = (tracemalloc.__file__, *(() if self._internals else machinery_folders()))
         return {
             (line.traceback[0].filename, line.traceback[0].lineno): (line.size, line.count)
-            for line in snapshot.statistics("lineno")
+            for line in lines
+            if not line.traceback[0].filename.startswith(hidden)
         }
 
     def _growth(self) -> _Held:

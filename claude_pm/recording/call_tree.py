@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from types import CodeType
 
 from claude_pm.recording.instrument import RenameFile
-from claude_pm.recording.machinery import is_standard_library
+from claude_pm.recording.machinery import command_folder, is_standard_library
 
 # A thread that shares the interpreter's lock with others may run for a small part of the time.
 _RUNS = 0.05
@@ -73,11 +73,15 @@ def stack_text(codes: Sequence[CodeType], rename_file: RenameFile) -> str:
 
 
 def without(codes: Sequence[CodeType], hidden: tuple[str, ...]) -> Sequence[CodeType]:
-    """Leave out the frames of files in ``hidden`` folders.
+    """Leave out the frames of files in ``hidden`` folders, and all that lead to our command.
 
     Nothing is left where the rest is only what those called in the standard library.
     """
-    shown = [code for code in codes if not code.co_filename.startswith(hidden)]
+    command = command_folder()
+    outermost = max(
+        (i for i, code in enumerate(codes) if code.co_filename.startswith(command)), default=-1
+    )
+    shown = [code for code in codes[outermost + 1 :] if not code.co_filename.startswith(hidden)]
     if len(shown) < len(codes) and all(is_standard_library(code.co_filename) for code in shown):
         return []
     return shown

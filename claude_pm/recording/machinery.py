@@ -27,6 +27,11 @@ def machinery_folders() -> tuple[str, ...]:
     return tuple(folders)
 
 
+def command_folder() -> str:
+    """Return the folder of the command ``claude-pm``, which runs scripts, with a separator."""
+    return str(Path(__file__).parent.with_name("cli")) + os.sep
+
+
 def library_folders() -> tuple[str, ...]:
     """Return the folder of the standard library, with a separator at its end."""
     return (str(Path(sysconfig.get_path("stdlib"))) + os.sep,)

@@ -134,11 +134,14 @@ class ProfileSession:
         recorder = self.recorder
         if recorder is None or recorder.finished:
             return
-        # The last first: an enabled cProfile that stays behind breaks every later one.
-        for instrument in reversed(self._instruments):
-            instrument.stop()
+        # An enabled cProfile that stays behind breaks every later one.
+        if self._cpu_option is not None and self._instruments:
+            self._instruments[-1].stop()
+        # Then the clock: the others may take their time to look back.
         recorder.finish()
         deactivate(recorder, self._before)
+        for instrument in reversed(self._instruments):
+            instrument.stop()
 
     def stop(
         self,

@@ -147,7 +147,8 @@ class ThreadTime:
             now.whom.stack.ran_ns += ran_ns
         if now.is_idle_loop:
             if self.running and before is not None:
-                self._add(before, RUNNING, ran_ns, used_ns)
+                ran_ns -= self._loops_own(now, ran_ns)
+                self._add(before, RUNNING, ran_ns, ran_ns)
             else:
                 self._keep(look, now, used_ns)
             self.running = False
@@ -164,10 +165,7 @@ class ThreadTime:
         elif now.is_loop and (before.is_idle_loop or before.task is not now.task):
             # It ran for this and for other tasks, and waited for none.
             if before.is_idle_loop:
-                # To wake up costs the loop what it costs to be interrupted.
-                woke_ns = min(ran_ns, self._interruption.cost_ns)
-                self._add(before, RUNNING, woke_ns, woke_ns)
-                ran_ns -= woke_ns
+                ran_ns -= self._loops_own(before, ran_ns)
             self._add(now, RUNNING, ran_ns, ran_ns)
             self.running = True
         else:
@@ -191,6 +189,15 @@ class ThreadTime:
             # the way into the next.
             return used_ns - self._interruption.cost_ns // 2
         return used_ns
+
+    def _loops_own(self, idle: Sight, ran_ns: int) -> int:
+        """Charge to an event loop what it uses to wake up, or to go to sleep, and return it.
+
+        It is not measured: an interruption, which is both, costs about as much.
+        """
+        own_ns = min(ran_ns, self._interruption.cost_ns // 2)
+        self._add(idle, RUNNING, own_ns, own_ns)
+        return own_ns
 
     def _charge_run(
         self, look: Look, before: Sight, now: Sight, wall_ns: int, used_ns: int

@@ -188,6 +188,41 @@ def places(reading: Reading, limit: int) -> Table:
     )
 
 
+def allocations(reading: Reading, limit: int) -> Table:
+    """Return the lines that hold memory, or keep more of it with each repeat."""
+    table = reading.profile.allocations
+    found = rows(table.sort_values("size_bytes", ascending=False).head(limit))
+    return Table(
+        [Column("line"), *_numbers("size", "blocks")],
+        [
+            _cells(_where(line), words.size(line["size_bytes"]), words.whole(line["count"]))
+            for line in found
+        ],
+        _left_out(len(table), limit, "line", "lines"),
+    )
+
+
+def lines(reading: Reading, limit: int) -> Table:
+    """Return the lines with most of the time, as scalene saw them."""
+    share = ["cpu_python_percent", "cpu_native_percent", "system_percent"]
+    table = reading.profile.lines
+    order = table[share].fillna(0).sum(axis=1).sort_values(ascending=False, kind="stable").index
+    found = rows(table.loc[order].head(limit))
+    return Table(
+        [Column("line"), Column("source"), *_numbers("Python", "native", "system", "peak memory")],
+        [
+            _cells(
+                _where(line),
+                words.one_line(line["source"] or "", _MORE_LIMIT),
+                *(words.percent(line[name]) for name in share),
+                words.size(line["memory_peak_bytes"]),
+            )
+            for line in found
+        ],
+        _left_out(len(table), limit, "line", "lines"),
+    )
+
+
 def requests(reading: Reading) -> Table:
     """Return the requests, one row each; columns of which nothing is known are left out."""
     found = reading.requests

@@ -113,6 +113,17 @@ def sampling(reading: Reading) -> str:
     )
 
 
+def allocations(reading: Reading) -> str:
+    """Say what the allocations count."""
+    repeats = reading.meta.get("repeats")
+    if repeats:
+        return (
+            f"What repeats 2 to {repeats:,} kept: the growth since the first one ended, of the "
+            "lines that grew in most of them."
+        )
+    return "Allocated while this was recorded and held at its end; durations are of traced code."
+
+
 def _requests_headline(reading: Reading) -> str:
     requests, meta = reading.requests, reading.meta
     statuses = Counter(request["status"] for request in requests)
@@ -170,8 +181,16 @@ def _code_headline(reading: Reading) -> str:
         top = functions.sort_values("total_s", ascending=False).iloc[0]
         name = words.one_line(str(top["function"]), 80)
         said.append(f"top function {name} {words.duration(float(top['total_s']))} of own time")
+    if reading.places:
+        place = reading.places[0]
+        name = words.one_line(place["place"].split(" (")[0], 80)
+        spent_s = [place["running_s"], place["waiting_s"]]
+        said.append(
+            f"most time in {name}: {words.duration(spent_s[0])} running and "
+            f"{words.duration(spent_s[1])} waiting"
+        )
     spent = reading.meta.get("duration_s")
-    recorded = "; ".join(said) or "no spans and no functions recorded"
+    recorded = "; ".join(said) or "nothing but the time was recorded"
     return f"{recorded}." if spent is None else f"{words.duration(spent)}: {recorded}."
 
 

@@ -38,6 +38,12 @@ def summary_text(profile: Profile) -> str:
         parts.append(f"{_text_table(functions)}\n{words.AWAITED_SENTENCE}")
     if places.rows:
         parts.append(f"{_text_table(places)}\n{sentences.sampling(reading)}")
+    for table, said in (
+        (fragments.allocations(reading, TEXT_FUNCTIONS), sentences.allocations(reading)),
+        (fragments.lines(reading, TEXT_FUNCTIONS), words.LINES_SENTENCE),
+    ):
+        if table.rows:
+            parts.append(f"{_text_table(table)}\n{said}")
     parts.append(sentences.peak_memory(reading))
     failures = sentences.errors(reading)
     if failures:
@@ -63,6 +69,10 @@ def summary_html(profile: Profile) -> str:
         awaited=words.AWAITED_SENTENCE,
         places=fragments.places(reading, HTML_FUNCTIONS),
         sampling=sentences.sampling(reading),
+        allocations=fragments.allocations(reading, HTML_FUNCTIONS),
+        traced=sentences.allocations(reading),
+        lines=fragments.lines(reading, HTML_FUNCTIONS),
+        scalene=words.LINES_SENTENCE,
         peak_memory=sentences.peak_memory(reading),
         errors=sentences.errors(reading),
     )

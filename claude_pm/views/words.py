@@ -17,6 +17,9 @@ AWAITED_SENTENCE = (
     "cProfile does not count awaited time: a coroutine's seconds are those it ran, not those it "
     "waited."
 )
+LINES_SENTENCE = (
+    "As scalene saw them in a second run, in a process of its own; awaited time is in none."
+)
 
 PHASES: Mapping[str, str] = {
     "queue": "waiting in the queue",
@@ -32,6 +35,7 @@ PHASES: Mapping[str, str] = {
 
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 _SECONDS_FROM = 0.1
+_SIZES = ((1e6, "MB"), (1e3, "kB"), (0, "B"))
 _SIGNIFICANT = 3
 
 # Control characters but newline and tab; overrides and isolates of writing direction, with which
@@ -77,6 +81,20 @@ def whole(number: float | None) -> str:
 def megabytes(size_bytes: float) -> str:
     """Return a size in MB (a million bytes)."""
     return f"{size_bytes / 1e6:,.0f} MB"
+
+
+def size(size_bytes: float | None) -> str:
+    """Return a size in B, kB or MB (thousands and millions)."""
+    if size_bytes is None:
+        return UNKNOWN
+    bytes_in_unit, unit = next(found for found in _SIZES if size_bytes >= found[0])
+    decimals = 1 if bytes_in_unit else 0
+    return f"{size_bytes / (bytes_in_unit or 1):,.{decimals}f} {unit}"
+
+
+def percent(value: float | None) -> str:
+    """Return a percentage."""
+    return UNKNOWN if value is None else f"{value:.0f} %"
 
 
 def usd(cost: float | None) -> str:

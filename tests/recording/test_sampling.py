@@ -190,7 +190,7 @@ class TestWhom:
             sleeps()
         found = rows_of(recorded, "sleeps").groupby("state")["weight_s"].sum()
         assert found["waiting"] > WAIT_S / 2
-        assert rows_of(recorded, "sleeps")["cpu_s"].sum() < WAIT_S / 10
+        assert rows_of(recorded, "sleeps")["cpu_s"].sum() < WAIT_S / 4
 
     def test_time_in_one_call(self) -> None:
         """A call that neither runs Python nor lets others run is charged in full to its caller."""

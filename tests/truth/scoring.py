@@ -42,3 +42,18 @@ def _place(row: dict[str, object], places: object) -> str | None:
     names = {frame.split(" (")[0].rsplit(".", 1)[-1] for frame in str(row["stack"]).split(";")}
     found = names & set(places)  # type: ignore[call-overload]
     return found.pop() if found else None
+
+
+def counted(profile: Profile, truth: Truth) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the seconds of ``functions`` and the true CPU seconds, of what uses the CPU.
+
+    All that does is in ``_burn``, which cProfile cannot tell apart by caller, nor by agent: so its
+    callers' seconds are looked at, or all of it where those are agents.
+    """
+    cpu_s = {place: seconds for place, seconds in truth.cpu_s.items() if seconds}
+    callers = profile.callers
+    burns = callers[callers["callee_function"] == "_burn"]
+    found = burns.groupby(burns["caller_function"].str.split(".").str[-1])["cumulative_s"].sum()
+    if set(found.index) == {"<lambda>"}:
+        return {"all": float(found.sum())}, {"all": sum(cpu_s.values())}
+    return {str(place): float(seconds) for place, seconds in found.items()}, cpu_s

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -206,6 +207,23 @@ def async_generators(truth: Truth) -> None:
     asyncio.run(main())
 
 
+def subprocesses(truth: Truth) -> None:
+    """A coroutine that waits for other processes, which work."""
+    work = "import time\nwhile time.process_time() < 0.15: sum(range(100))"
+
+    async def child(truth: Truth) -> None:
+        with truth.of("child", waits=True):
+            process = await asyncio.create_subprocess_exec(sys.executable, "-S", "-c", work)
+            await process.wait()
+
+    async def main() -> None:
+        for _ in range(6):
+            await child(truth)
+            burn_a(truth, 0.03)
+
+    asyncio.run(main())
+
+
 WORKLOADS: dict[str, Callable[[Truth], None]] = {
     "nested calls": nested_calls,
     "very many short calls": short_calls,
@@ -215,4 +233,5 @@ WORKLOADS: dict[str, Callable[[Truth], None]] = {
     "executor threads": executor_threads,
     "cancellation and exceptions": cancellation_and_exceptions,
     "async generators": async_generators,
+    "subprocesses": subprocesses,
 }

@@ -60,7 +60,7 @@ class TestHeadline:
 
     def test_claims_nothing_that_is_unknown(self) -> None:
         """Without spans and functions, none are spoken of."""
-        assert sentences.headline(Reading(empty())) == "10.0 s: no spans and no functions recorded."
+        assert sentences.headline(Reading(empty())) == "10.0 s: nothing but the time was recorded."
 
 
 class TestNotes:

@@ -1,0 +1,437 @@
+"""Spans that others make with OpenTelemetry during a profile, as rows of ``spans``.
+
+A span processor in the program's own TracerProvider sees them begin and end; OpenTelemetry cannot
+take one away again, so there is one a provider, which does nothing while no profile is recorded.
+
+A program that uses the API and has set no provider makes no spans at all: then a profile sets one
+(``set_tracer_provider``), if the SDK is installed. It stays until the program sets its own, which
+takes its place. Without the SDK nothing is recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib.util
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from claude_pm.profiles.otel import (
+    AGENT,
+    ERROR_TYPE,
+    MODEL_OPERATIONS,
+    OPERATION,
+    USAGE_NAMES,
+    from_genai,
+    price_usd,
+    status_of,
+)  # fmt: skip
+from claude_pm.recording.span import Span, current_recorder, current_span
+from claude_pm.recording.span_columns import COLUMNS
+
+if TYPE_CHECKING:
+    from claude_pm.recording.instrument import RenameFile, Rows
+    from claude_pm.recording.recorder import Recorder
+
+logger = logging.getLogger("claude_pm.recording")
+
+TEXT_LIMIT = 4096
+"""Longer texts among the attributes (whole conversations stand there) are cut, and say so."""
+_API = "opentelemetry.trace"
+# A start or end that was given by hand, and not read when the processor was called.
+_GIVEN_NS = 1_000_000
+
+_Key = tuple[int, int]
+
+
+class _Seen:
+    """A span of theirs: from its start to the end of the profile, for what is within it."""
+
+    __slots__ = (
+        "agent", "attributes", "end_ns", "error", "id", "name", "open", "outer", "parent",
+        "parent_id", "start_ns", "status", "task", "thread", "trace_id",
+    )  # fmt: skip
+
+    def __init__(self, span: Any, parent: _Seen | None, outer: Span | None, now_ns: int) -> None:
+        context = span.get_span_context()
+        self.id = f"{context.span_id:016x}"
+        self.trace_id = f"{context.trace_id:032x}"
+        self.parent_id: str | None = None
+        self.name: str = span.name
+        self.open = span
+        """OpenTelemetry's span while it is open, then None."""
+        self.parent = parent
+        self.outer = outer
+        """Our span that it was opened in."""
+        self.agent: str | None = None
+        self.attributes: dict[str, Any] = {}
+        self.status: str | None = None
+        self.error: str | None = None
+        self.start_ns = self.end_ns = _clock_ns(span.start_time, now_ns)
+        self.thread = threading.current_thread().name
+        self.task = _task_name()
+
+
+class OtelSpans:
+    """Records the OpenTelemetry spans of one profile; an instrument."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._seen: dict[_Key, _Seen] = {}
+        self._ended: list[_Seen] = []
+        self._stopped = False
+
+    def start(self) -> None:
+        """Begin to listen, now or when the program first imports OpenTelemetry."""
+        _listening[self._recorder] = self
+        if _API in sys.modules:
+            _attach()
+        else:
+            _watch_imports()
+
+    def stop(self) -> None:
+        """Listen no more; spans that are still open are kept, marked unfinished."""
+        if _listening.pop(self._recorder, None) is None:
+            return
+        if not _listening:
+            _unwatch_imports()
+        self._stopped = True
+        now_ns = time.perf_counter_ns()
+        for seen in list(self._seen.values()):
+            if seen.open is not None:
+                _finish(seen, seen.open, now_ns)
+                seen.status = seen.error = None
+                seen.attributes["unfinished"] = True
+                self._ended.append(seen)
+
+    def tables(self, rename_file: RenameFile) -> dict[str, Rows]:
+        """Add the rows to the recorder's spans: no table of its own.
+
+        Not when each ends: what it takes, the prices' tables too, would be the program's time.
+        """
+        del rename_file
+        ended, self._ended = self._ended, []
+        rows = [_row(seen) for seen in ended]
+        called = any(seen.attributes.get(OPERATION) in MODEL_OPERATIONS for seen in ended)
+        if rows:
+            self._recorder.merge(
+                {"spans": rows, "tables": {}, "model_use": "live" if called else "not called"}
+            )
+        self._seen.clear()
+        return {}
+
+    def overhead(self) -> dict[str, Any]:
+        """Return nothing: what it costs, some 10 us a span, is not measured."""
+        return {}
+
+    def find(self, key: _Key) -> _Seen | None:
+        """Return what is known of a span of this profile."""
+        return self._seen.get(key)
+
+    def began(self, span: Any, parent: _Seen | None) -> None:
+        """Note a span's start."""
+        now_ns = time.perf_counter_ns()
+        outer = current_span() if current_recorder() is self._recorder else None
+        seen = _Seen(span, parent, outer, now_ns)
+        rows = self._recorder.rows
+        if parent is not None:
+            seen.parent_id, seen.trace_id = parent.id, parent.trace_id
+            seen.outer = parent.outer if outer is None else outer
+        elif outer is not None:
+            seen.parent_id, seen.trace_id = outer.span_id, outer.trace_id or seen.trace_id
+        elif self._recorder.root_parent:
+            seen.parent_id = f"{rows.id_of(self._recorder.root_parent):016x}"
+            seen.trace_id = rows.trace_of(self._recorder.root_trace) or seen.trace_id
+        self._seen[_key(span.get_span_context())] = seen
+
+    def ended(self, span: Any) -> None:
+        """Note a span's end."""
+        seen = self._seen.get(_key(span.get_span_context()))
+        if seen is None or seen.open is None or self._stopped:
+            return
+        _finish(seen, span, time.perf_counter_ns())
+        self._ended.append(seen)
+
+
+_listening: dict[Recorder, OtelSpans] = {}
+_heard: list[ref[Any]] = []
+"""The providers that have our processor; not every one can be a key."""
+_ours: list[Any] = []
+"""The provider that we have set, if we have."""
+_lock = threading.Lock()
+
+
+def _key(context: Any) -> _Key:
+    return context.trace_id, context.span_id
+
+
+def _on_start(span: Any) -> None:
+    parent_context = span.parent
+    parent = owner = None
+    recorder = current_recorder()
+    if recorder is not None:
+        owner = _listening.get(recorder)
+    if parent_context is not None:
+        key = _key(parent_context)
+        # A task that was made before the profile has no recorder of its own.
+        for each in [owner] if owner is not None else list(_listening.values()):
+            parent = each.find(key)
+            if parent is not None:
+                owner = each
+                break
+    if owner is not None:
+        owner.began(span, parent)
+
+
+def _on_end(span: Any) -> None:
+    for each in list(_listening.values()):
+        each.ended(span)
+
+
+def _new_processor() -> Any:
+    from opentelemetry.sdk.trace import SpanProcessor
+
+    class Forwarder(SpanProcessor):
+        """Tells the profiles that are recorded; never fails in the program's own code."""
+
+        def on_start(self, span: Any, parent_context: Any = None) -> None:
+            del parent_context
+            if _listening:
+                _quietly(_on_start, span)
+
+        def on_end(self, span: Any) -> None:
+            if _listening:
+                _quietly(_on_end, span)
+
+    return Forwarder()
+
+
+def _quietly(call: Callable[[Any], None], span: Any) -> None:
+    try:
+        call(span)
+    except Exception:
+        logger.debug("An OpenTelemetry span was not recorded.", exc_info=True)
+
+
+def _attach() -> None:
+    """Listen to the program's provider; set one if it has none and the SDK is there."""
+    with _lock:
+        try:
+            from opentelemetry import trace
+
+            provider = trace.get_tracer_provider()
+            if isinstance(provider, trace.ProxyTracerProvider):
+                _follow(trace)
+                _set_ours(trace)
+            else:
+                _listen_to(provider)
+        except Exception:  # noqa: BLE001 - no SDK, one half loaded, or another one than we know
+            return
+
+
+def _listen_to(provider: Any) -> None:
+    if hasattr(provider, "add_span_processor") and not any(known() is provider for known in _heard):
+        provider.add_span_processor(_new_processor())
+        _heard.append(ref(provider))
+
+
+def _set_ours(trace: ModuleType) -> None:
+    from opentelemetry.sdk.trace import TracerProvider
+
+    ours = TracerProvider(shutdown_on_exit=False)
+    _listen_to(ours)
+    _ours.append(ours)
+    trace.set_tracer_provider(ours)
+
+
+def _follow(trace: ModuleType) -> None:
+    """Listen to the provider that the program sets from now on, too.
+
+    OpenTelemetry takes only the first one: ours makes way for the program's own, which would be
+    left without its spans.
+    """
+    set_provider = trace.set_tracer_provider
+    if getattr(set_provider, "_follows", False):
+        return
+
+    @functools.wraps(set_provider)
+    def set_tracer_provider(tracer_provider: Any) -> None:
+        if tracer_provider not in _ours and getattr(trace, "_TRACER_PROVIDER", None) in _ours:
+            trace.__dict__["_TRACER_PROVIDER"] = tracer_provider
+        else:
+            set_provider(tracer_provider)
+        try:
+            if trace.get_tracer_provider() is tracer_provider:
+                _listen_to(tracer_provider)
+        except Exception:  # noqa: BLE001 - not in the program's own code
+            return
+
+    set_tracer_provider.__dict__["_follows"] = True
+    trace.__dict__["set_tracer_provider"] = set_tracer_provider
+
+
+class _ImportWatch:
+    """A finder that finds nothing, and attaches us when OpenTelemetry's API has been loaded."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return the spec that the others find, with a loader that calls us in the end."""
+        del path, target
+        if name != _API or self not in sys.meta_path:
+            return None
+        _unwatch_imports()
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                run(module)
+                _attach()
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+_watch = _ImportWatch()
+
+
+def _watch_imports() -> None:
+    if _watch not in sys.meta_path:
+        sys.meta_path.insert(0, _watch)
+
+
+def _unwatch_imports() -> None:
+    if _watch in sys.meta_path:
+        sys.meta_path.remove(_watch)
+
+
+def _finish(seen: _Seen, span: Any, now_ns: int) -> None:
+    """Keep what a span says at its end."""
+    seen.open = None
+    seen.name = span.name
+    seen.attributes = dict(span.attributes or {})
+    seen.agent = _text(seen.attributes.get(AGENT))
+    end_ns = now_ns if span.end_time is None else _clock_ns(span.end_time, now_ns)
+    seen.end_ns = max(end_ns, seen.start_ns)
+    seen.status, seen.error = _outcome(span, seen.attributes)
+    scope = getattr(span, "instrumentation_scope", None)
+    if scope is not None:
+        seen.attributes.setdefault("otel.scope.name", scope.name)
+
+
+def _outcome(span: Any, attributes: Mapping[str, Any]) -> tuple[str, str | None]:
+    if span.status.status_code.name != "ERROR":
+        return "ok", None
+    error_type = _text(attributes.get(ERROR_TYPE))
+    message = span.status.description
+    for event in reversed(span.events):
+        if event.name == "exception":
+            error_type = _text(event.attributes.get("exception.type")) or error_type
+            said = _text(event.attributes.get("exception.message")) or ""
+            short = (error_type or "Exception").rpartition(".")[2]
+            message = f"{short}: {said}"
+            break
+    return status_of(error_type), _cut(message or error_type or "error")
+
+
+def _row(seen: _Seen) -> dict[str, Any]:
+    """Return the row of ``spans``."""
+    around = _chat_around(seen)
+    counts = around is None or not any(name in around for name in USAGE_NAMES.values())
+    name, columns, rest = from_genai(
+        seen.name, seen.attributes, inner=around is not None, counts=counts
+    )
+    if counts and columns.get("cost_usd") is None:
+        columns["cost_usd"] = price_usd(columns, rest)
+    outer = seen.outer
+    row: dict[str, Any] = dict.fromkeys(COLUMNS) | {
+        "mode": None if outer is None else outer.mode,
+        "pid": os.getpid(),
+        "thread": seen.thread,
+        "task": seen.task,
+    }
+    row |= columns
+    return row | {
+        "span_id": seen.id,
+        "parent_id": seen.parent_id,
+        "trace_id": seen.trace_id,
+        "name": name,
+        "agent": _agent(seen),
+        "status": seen.status,
+        "error": seen.error,
+        "start_ns": seen.start_ns,
+        "end_ns": seen.end_ns,
+        "attributes": {key: _json_value(value) for key, value in rest.items()},
+    }
+
+
+def _chat_around(seen: _Seen) -> Mapping[str, Any] | None:
+    """Return what the outermost call of a model around this one says; None where there is none.
+
+    A framework and the client that it calls may both be instrumented: it is one call.
+    """
+    found = None
+    if seen.attributes.get(OPERATION) in MODEL_OPERATIONS:
+        at = seen.parent
+        while at is not None:
+            if at.attributes.get(OPERATION) in MODEL_OPERATIONS:
+                found = at.attributes
+            at = at.parent
+    return found
+
+
+def _agent(seen: _Seen) -> str | None:
+    """Return the agent of the nearest span that names one."""
+    at: _Seen | None = seen
+    while at is not None:
+        if at.agent is not None:
+            return at.agent
+        at = at.parent
+    return None if seen.outer is None else seen.outer.agent
+
+
+def _clock_ns(time_ns: int | None, now_ns: int) -> int:
+    """Return a wall-clock time on the clock of our spans; one of just now is the reading's."""
+    if time_ns is None:
+        return now_ns
+    since_ns = time.time_ns() - time_ns
+    return now_ns - since_ns if abs(since_ns) > _GIVEN_NS else now_ns
+
+
+def _task_name() -> str | None:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return None
+    return None if task is None else task.get_name()
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _cut(text: str) -> str:
+    if len(text) <= TEXT_LIMIT:
+        return text
+    return f"{text[:TEXT_LIMIT]} ... ({len(text) - TEXT_LIMIT} more characters were cut)"
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return _cut(value)
+    if isinstance(value, bytes):
+        return _cut(value.decode("utf-8", "replace"))
+    if isinstance(value, Mapping):
+        return {str(key): _json_value(each) for key, each in value.items()}
+    if isinstance(value, Sequence):
+        return [_json_value(each) for each in value]
+    return value

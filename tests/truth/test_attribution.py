@@ -1,0 +1,60 @@
+"""Whom time is charged to, against workloads that know it; never how long anything took."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+
+import claude_pm
+from tests.truth.scoring import counted, error, sampled
+from tests.truth.workloads import WORKLOADS, Truth
+
+pytestmark = pytest.mark.slow
+
+WALL_ERROR, CPU_ERROR, COUNTED_ERROR = 0.02, 0.03, 0.05
+ROUNDS = 5
+
+
+def usual_error(errors_of_one_run: Callable[[], tuple[float, ...]]) -> tuple[float, ...]:
+    """The median errors of several runs: one may meet a machine that stands still meanwhile."""
+    found = [errors_of_one_run() for _ in range(ROUNDS)]
+    return tuple(sorted(errors)[ROUNDS // 2] for errors in zip(*found, strict=True))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the CPU clocks of other threads")
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_sampler(name: str) -> None:
+    """At most 2 % of the wall time and 3 % of the CPU time is charged to the wrong place."""
+
+    def run() -> tuple[float, float]:
+        truth = Truth()
+        with claude_pm.profile(name, cpu="sample", memory=None) as profile:
+            WORKLOADS[name](truth)
+        wall, cpu = sampled(profile, truth)
+        return error(wall, truth.wall_s), error(cpu, truth.cpu_s)
+
+    wall_error, cpu_error = usual_error(run)
+    assert wall_error <= WALL_ERROR
+    assert cpu_error <= CPU_ERROR
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name in WORKLOADS if name not in {"very many short calls", "subprocesses"}],
+)
+def test_cprofile(name: str) -> None:
+    """At most 5 % of the CPU time is charged to the wrong function by cProfile's own times.
+
+    Not where calls are very many and short: there each costs more to count than to make.
+    """
+
+    def run() -> tuple[float]:
+        truth = Truth()
+        with claude_pm.profile(name, cpu="cprofile", memory=None) as profile:
+            WORKLOADS[name](truth)
+        return (error(*counted(profile, truth)),)
+
+    (cpu_error,) = usual_error(run)
+    assert cpu_error <= COUNTED_ERROR

@@ -1,0 +1,73 @@
+"""Peaks of memory, against what is known to have been held and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+import pytest
+
+import claude_pm
+from claude_pm.analysis import memory_by_span
+
+_MB = 1_000_000
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells exact peaks")
+
+
+def hold(megabytes: int, seconds: float) -> None:
+    """Hold memory, all of it written, for some time."""
+    held = bytearray(megabytes * _MB)
+    time.sleep(seconds)
+    del held
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.005, 0.05])
+@pytest.mark.parametrize("megabytes", [40, 120, 500])
+def test_peak_of_a_span(megabytes: int, seconds: float) -> None:
+    """A span's peak is what it held, within 3 % or 3 MB, however short; its neighbours' is not."""
+    with claude_pm.profile("peaks", cpu=None, memory="rss") as profile:
+        with claude_pm.span("before"):
+            time.sleep(0.01)
+        with claude_pm.span("holds"):
+            hold(megabytes, seconds)
+        time.sleep(0.006)
+        with claude_pm.span("after"):
+            time.sleep(0.01)
+    found = memory_by_span(profile).set_index("name")["peak_growth_bytes"]
+    allowed = max(3 * _MB, 0.03 * megabytes * _MB)
+    assert found["holds"] == pytest.approx(megabytes * _MB, abs=allowed)
+    assert found["before"] < allowed
+    assert found["after"] < allowed
+    assert profile.memory["rss_bytes"].max() - profile.memory["rss_bytes"].iloc[0] == pytest.approx(
+        megabytes * _MB, abs=allowed
+    )
+
+
+def test_untouched_memory_is_not_resident() -> None:
+    """Memory that nobody has written is not there yet: only what is resident counts."""
+    with claude_pm.profile("untouched", cpu=None, memory="rss") as profile:
+        untouched = bytes(200 * _MB)
+        del untouched
+    sizes = profile.memory["rss_bytes"]
+    assert sizes.max() - sizes.iloc[0] < 3 * _MB
+
+
+async def test_overlapping_spans() -> None:
+    """What concurrent spans grew by is marked as shared, and counted for none of them."""
+
+    async def grows(name: str, kept: list[bytearray]) -> None:
+        with claude_pm.span(name):
+            await asyncio.sleep(0.01)
+            kept.append(bytearray(40 * _MB))
+            await asyncio.sleep(0.01)
+
+    kept: list[bytearray] = []
+    async with claude_pm.profile("shared", cpu=None, memory="rss") as profile:
+        with claude_pm.span("all"):
+            await asyncio.gather(grows("one", kept), grows("two", kept))
+    table = memory_by_span(profile).set_index("name")
+    assert table["shared"].to_dict() == {"all": False, "one": True, "two": True}
+    assert table["growth_bytes"]["all"] == pytest.approx(80 * _MB, abs=4 * _MB)
+    assert table["self_growth_bytes"].isna()[["one", "two"]].all()
