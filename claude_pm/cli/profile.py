@@ -28,7 +28,7 @@ def profile_script(
         str | None,
         typer.Option(help="cprofile (unless memory is trace), sample or none."),
     ] = None,
-    memory: Annotated[str, typer.Option(help="rss, trace or none.")] = "rss",
+    memory: Annotated[str, typer.Option(help="rss, trace, memray or none.")] = "rss",
     internals: Annotated[
         bool, typer.Option("--internals", help="Show claude_pm's own frames too.")
     ] = False,

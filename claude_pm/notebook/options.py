@@ -29,7 +29,7 @@ def recording_options(function: Callable[..., Any]) -> Callable[..., Any]:
             choices=(*MEMORY_RECORDINGS, _NONE),
             default=MEMORY_RECORDINGS[0],
             help="rss: resident memory every 20 ms (default); trace: the lines that hold memory, "
-            "in a pass of its own",
+            "memray: those that held it at the peak, each in a pass of its own",
         ),
         argument(
             "--cpu",

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from claude_pm.recording.instrument import Instrument, RenameFile, Rows
 
 CpuRecording = Literal["cprofile", "sample"]
-MemoryRecording = Literal["rss", "trace"]
+MemoryRecording = Literal["rss", "trace", "memray"]
 CPU_RECORDINGS: tuple[str, ...] = get_args(CpuRecording)
+_ALLOCATIONS = ("trace", "memray")
 MEMORY_RECORDINGS: tuple[str, ...] = get_args(MemoryRecording)
 
 _PACKAGES = (
@@ -53,10 +54,11 @@ def profile(
         cpu: ``"cprofile"`` counts function calls (and slows Python code down meanwhile);
             ``"sample"`` looks every few milliseconds what every thread runs and what every asyncio
             task waits for; None does neither. Default: ``"cprofile"``, but None beside
-            ``memory="trace"``.
+            ``"trace"`` and ``"memray"``.
         memory: ``"rss"`` reads the process's resident memory every 20 ms; ``"trace"`` records which
-            lines hold memory, with ``tracemalloc``, which makes code several times slower: it is a
-            pass of its own, without CPU times; None does neither.
+            lines hold memory, with ``tracemalloc``, and ``"memray"`` which held it at the peak,
+            native code's too (with the extra ``claude-pm[memray]``). Both make code several times
+            slower: they are passes of their own, without CPU times. None does nothing.
         internals: show the frames of IPython and the kernel, and of claude_pm itself, too.
 
     The tables of the :class:`~claude_pm.profiles.profile.Profile` can be read when the block has
@@ -241,6 +243,10 @@ class ProfileSession:
 
             self._tracer = AllocationTracer(recorder, self._role, internals=self._internals)
             made.append(self._tracer)
+        elif self._memory_option == "memray":
+            from claude_pm.recording.peak_allocations import PeakAllocations
+
+            made.append(PeakAllocations(recorder, self._role, internals=self._internals))
         if self._cpu_option == "cprofile":
             from claude_pm.recording.cpu import CpuProfiler
 
@@ -292,12 +298,12 @@ class ProfileSession:
 
 def _cpu_option(cpu: str | EllipsisType | None, memory: str | None) -> str | None:
     if cpu is ...:
-        return None if memory == "trace" else CPU_RECORDINGS[0]
+        return None if memory in _ALLOCATIONS else CPU_RECORDINGS[0]
     _check_option("cpu", cpu, CPU_RECORDINGS)
-    if cpu is not None and memory == "trace":
+    if cpu is not None and memory in _ALLOCATIONS:
         raise RecordingError(
-            "memory='trace' makes code several times slower, so it is a pass of its own: record "
-            f"CPU times (cpu={cpu!r}) in another one."
+            f"memory={memory!r} makes code several times slower, so it is a pass of its own: "
+            f"record CPU times (cpu={cpu!r}) in another one."
         )
     return cpu
 

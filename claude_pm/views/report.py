@@ -51,6 +51,7 @@ _MEANINGS = {
     ("cpu", None): "off",
     ("memory", "rss"): "resident memory, read at intervals",
     ("memory", "trace"): "allocations traced (it makes code several times slower)",
+    ("memory", "memray"): "allocations tracked by memray (it makes code slower)",
     ("memory", None): "off",
     ("git_dirty", True): "with changes that were not committed",
     ("git_dirty", False): "as committed",

@@ -121,6 +121,8 @@ def allocations(reading: Reading) -> str:
             f"What repeats 2 to {repeats:,} kept: the growth since the first one ended, of the "
             "lines that grew in most of them."
         )
+    if reading.meta.get("memory") == "memray":
+        return "Held when there was most of it, as memray saw it; durations are of tracked code."
     return "Allocated while this was recorded and held at its end; durations are of traced code."
 
 

@@ -1,5 +1,7 @@
 """Spans that others make with OpenTelemetry during a profile."""
 
+# ruff: noqa: F811 - fixtures are imported
+
 from __future__ import annotations
 
 import asyncio
@@ -14,10 +16,12 @@ from typing import Any
 
 import pytest
 
+from claude_pm.models.embedded import EmbeddedServer
 from claude_pm.profiles import Profile
 from claude_pm.recording import otel_spans, profile, span
 from claude_pm.recording.otel_spans import TEXT_LIMIT, OtelSpans
 from claude_pm.recording.recorder import Recorder
+from tests.road_fixtures import _stop_servers, embedded, weights  # noqa: F401
 
 pytest.importorskip("opentelemetry.sdk")
 
@@ -368,7 +372,7 @@ def test_stop_is_safe() -> None:
 
 
 @pytest.mark.slow
-def test_pydantic_ai(weights: Path) -> None:
+def test_pydantic_ai(embedded: EmbeddedServer) -> None:
     """A pydantic-ai agent that asks the embedded model shows model, tokens and agent."""
     pytest.importorskip("pydantic_ai")
     anthropic = pytest.importorskip("pydantic_ai.models.anthropic")
@@ -376,12 +380,9 @@ def test_pydantic_ai(weights: Path) -> None:
     from pydantic_ai.models.instrumented import InstrumentationSettings
     from pydantic_ai.providers.anthropic import AnthropicProvider
 
-    from claude_pm.models.embedded import shared_server
-
-    server = shared_server(weights, cache=True)
-    provider = AnthropicProvider(api_key=server.api_key, base_url=server.base_url)
+    provider = AnthropicProvider(api_key=embedded.api_key, base_url=embedded.base_url)
     agent = Agent(
-        anthropic.AnthropicModel(server.model, provider=provider),
+        anthropic.AnthropicModel(embedded.model, provider=provider),
         name="poet",
         model_settings={"max_tokens": 4},
     )
@@ -391,8 +392,20 @@ def test_pydantic_ai(weights: Path) -> None:
     chats = recorded.spans[recorded.spans["name"] == "chat"]
     assert len(chats) == 1
     (chat,) = chats.to_dict("records")
-    assert (chat["model"], chat["agent"], chat["output_tokens"]) == (server.model, "poet", 4)
+    assert (chat["model"], chat["agent"], chat["output_tokens"]) == (embedded.model, "poet", 4)
     assert chat["input_tokens"] > 0
     assert recorded.meta["model_use"] == "live"
     run = rows(recorded)["invoke_agent poet"]
     assert (run["parent_id"], chat["parent_id"]) == (ours.span_id, run["span_id"])
+
+
+@pytest.mark.slow
+def test_example() -> None:
+    """The example program runs, and shows the agent's call of the model."""
+    pytest.importorskip("pydantic_ai")
+    example = Path(__file__).parents[2] / "examples" / "pydantic_ai_profile.py"
+    told = subprocess.run(
+        [sys.executable, str(example)], check=True, capture_output=True, text=True
+    )
+    assert "invoke_agent poet" in told.stdout
+    assert "SmolLM2" in told.stdout
