@@ -18,8 +18,7 @@ _BYTES = (
 )  # fmt: skip
 COLUMNS = ("span_id", "name", "agent", "pid", *_BYTES, "shared")
 
-# A span's first reading was taken just before it began.
-_FRESH_S = 0.025
+_MIDDLE_S = 1e-6
 
 
 def memory_by_span(profile: Profile) -> pd.DataFrame:
@@ -32,7 +31,7 @@ def memory_by_span(profile: Profile) -> pd.DataFrame:
     it, overlaps it: the growth belongs to both, and ``self_growth_bytes`` is null, so that its sum
     counts nothing twice. Memory that is freed stays resident for a while: growth alone is no leak.
 
-    Null where the process has no reading: spans of less than 5 ms may have none of their own.
+    Null where no reading falls into the span: one of less than 5 ms may have none of its own.
     """
     import pandas as pd
 
@@ -55,32 +54,47 @@ def memory_by_span(profile: Profile) -> pd.DataFrame:
     )
 
 
-def _readings(profile: Profile) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Return the times and bytes of each process, in order of time."""
+def _readings(profile: Profile) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return the times and bytes of each process, in order of time, and which are peaks between."""
     memory = profile.memory.dropna(subset=["rss_bytes", "pid"]).sort_values("t_s", kind="stable")
-    return {
-        pid: (
-            group["t_s"].to_numpy(dtype="float64"),
-            group["rss_bytes"].to_numpy(dtype="int64"),
-        )
-        for pid in memory["pid"].unique().tolist()
-        for group in [memory[memory["pid"] == pid]]
-    }
+    found = {}
+    for pid in memory["pid"].unique().tolist():
+        own = memory[memory["pid"] == pid]
+        times = own["t_s"].to_numpy(dtype="float64")
+        sizes = own["rss_bytes"].to_numpy(dtype="int64")
+        found[pid] = times, sizes, _are_peaks(times, sizes)
+    return found
 
 
-def _memory(readings: tuple[np.ndarray, np.ndarray] | None, span: Row) -> dict[str, int | None]:
+def _are_peaks(times: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Say which rows are peaks whose time is not known: in the middle, and above both beside."""
+    import numpy as np
+
+    found = np.zeros(len(times), dtype=bool)
+    if len(times) > 2:  # noqa: PLR2004 - one between two
+        middle = np.abs(times[1:-1] - (times[:-2] + times[2:]) / 2) < _MIDDLE_S
+        found[1:-1] = middle & (sizes[1:-1] > np.maximum(sizes[:-2], sizes[2:]))
+    return found
+
+
+def _memory(
+    readings: tuple[np.ndarray, np.ndarray, np.ndarray] | None, span: Row
+) -> dict[str, int | None]:
     nothing: dict[str, int | None] = dict.fromkeys(_BYTES)
     if readings is None or span["start_s"] is None or span["duration_s"] is None:
         return nothing
-    times, sizes = readings
+    times, sizes, is_peak = readings
     first = int(times.searchsorted(span["start_s"], side="right")) - 1
     last = int(times.searchsorted(span["start_s"] + span["duration_s"], side="right")) - 1
-    if first < 0 and last < 0:
-        return nothing
-    if first == last and times[last] < span["start_s"] - _FRESH_S:
+    if first >= 0 and is_peak[first]:
+        first -= 1
+    if last <= max(first, 0):
         return nothing
     first = max(first, 0)
-    start, end, peak = int(sizes[first]), int(sizes[last]), int(sizes[first : last + 1].max())
+    within = sizes[first : last + 1]
+    # What was held before the span began was held at another time.
+    peak = int(max(within[0], within[times[first : last + 1] >= span["start_s"]].max()))
+    start, end = int(within[0]), int(within[~is_peak[first : last + 1]][-1])
     return nothing | {
         "rss_start_bytes": start,
         "rss_end_bytes": end,

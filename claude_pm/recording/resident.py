@@ -104,4 +104,5 @@ class _AnyMemory:
 
 
 _readers: list[_LinuxMemory] = []
-_lock = threading.Lock()
+# The garbage collector may run code that reads, too.
+_lock = threading.RLock()

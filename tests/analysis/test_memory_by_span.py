@@ -79,3 +79,11 @@ def test_not_known() -> None:
     empty = memory_by_span(profile_of([], {}))
     assert list(empty.columns) == list(table.columns)
     assert isinstance(empty, pd.DataFrame)
+
+
+def test_peak_before_a_span() -> None:
+    """A peak between two readings is no span's that begins after it, and not its start."""
+    (row,) = memory_by_span(profile_of([span("a", 1.6, 2.0)], READINGS)).to_dict("records")
+    assert (row["rss_start_bytes"], row["rss_peak_bytes"]) == (100, 300)
+    (short,) = memory_by_span(profile_of([span("a", 1.6, 1.7)], READINGS)).to_dict("records")
+    assert pd.isna(short["rss_peak_bytes"])
