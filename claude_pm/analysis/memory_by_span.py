@@ -88,7 +88,7 @@ def _memory(
     last = int(times.searchsorted(span["start_s"] + span["duration_s"], side="right")) - 1
     if first >= 0 and is_peak[first]:
         first -= 1
-    if last <= max(first, 0):
+    if last <= max(first, 0) or times[last] < span["start_s"]:
         return nothing
     first = max(first, 0)
     within = sizes[first : last + 1]
