@@ -401,7 +401,7 @@ class TestMachinery:
     def machine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A package that is machinery, and an installed one that is not."""
         folder = str(tmp_path / "machine") + os.sep
-        monkeypatch.setattr("claude_pm.recording.cpu.machinery_folders", lambda: (folder,))
+        monkeypatch.setattr("claude_pm.recording.call_counts.machinery_folders", lambda: (folder,))
         self.machine = compiled(MACHINE, folder + "machine.py")
         stdlib = Path(os.__file__).parent
         self.library_file = str(stdlib / "site-packages" / "library.py")

@@ -307,6 +307,15 @@ def test_broken_span_does_not_break_the_program(
     assert len(exporter.get_finished_spans()) == 1
 
 
+def test_impossible_time_costs_one_span() -> None:
+    """A time that no column holds loses that span, not the profile."""
+    with profile(cpu=None, memory=None) as recorded:
+        trace.get_tracer("theirs").start_span("odd", start_time=-(2**70)).end()
+        with start("work"):
+            pass
+    assert list(recorded.spans["name"]) == ["work"]
+
+
 FIRST_IMPORT = """
 import sys
 from claude_pm.recording.otel_spans import OtelSpans
@@ -372,23 +381,26 @@ def test_stop_is_safe() -> None:
 
 
 @pytest.mark.slow
-def test_pydantic_ai(embedded: EmbeddedServer) -> None:
+async def test_pydantic_ai(embedded: EmbeddedServer) -> None:
     """A pydantic-ai agent that asks the embedded model shows model, tokens and agent."""
     pytest.importorskip("pydantic_ai")
     anthropic = pytest.importorskip("pydantic_ai.models.anthropic")
+    from anthropic import AsyncAnthropic
     from pydantic_ai import Agent
     from pydantic_ai.models.instrumented import InstrumentationSettings
     from pydantic_ai.providers.anthropic import AnthropicProvider
 
-    provider = AnthropicProvider(api_key=embedded.api_key, base_url=embedded.base_url)
-    agent = Agent(
-        anthropic.AnthropicModel(embedded.model, provider=provider),
-        name="poet",
-        model_settings={"max_tokens": 4},
-    )
-    agent.instrument = InstrumentationSettings()
-    with profile(cpu=None) as recorded, span("ours") as ours:
-        agent.run_sync("Name a colour.")
+    async with AsyncAnthropic(api_key=embedded.api_key, base_url=embedded.base_url) as client:
+        agent = Agent(
+            anthropic.AnthropicModel(
+                embedded.model, provider=AnthropicProvider(anthropic_client=client)
+            ),
+            name="poet",
+            model_settings={"max_tokens": 4},
+        )
+        agent.instrument = InstrumentationSettings()
+        with profile(cpu=None) as recorded, span("ours") as ours:
+            await agent.run("Name a colour.")
     chats = recorded.spans[recorded.spans["name"] == "chat"]
     assert len(chats) == 1
     (chat,) = chats.to_dict("records")
