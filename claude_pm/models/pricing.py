@@ -1,10 +1,9 @@
-"""What an answer costs at list price, from the ``genai-prices`` tables."""
+"""What an answer of Claude costs at list price."""
 
 from __future__ import annotations
 
-import functools
-
 from claude_pm.models.messages import Usage
+from claude_pm.profiles.prices import list_price_usd
 
 
 def load_prices(model: str) -> None:
@@ -15,7 +14,6 @@ def load_prices(model: str) -> None:
     cost_usd(model, Usage(0, 0, 0, 0))
 
 
-@functools.lru_cache(maxsize=1024)
 def cost_usd(model: str, usage: Usage) -> float | None:
     """Return the list price in US dollars, or None where the model or its tokens are not known.
 
@@ -23,16 +21,11 @@ def cost_usd(model: str, usage: Usage) -> float | None:
     """
     if not model.startswith("claude") or usage.input_tokens is None or usage.output_tokens is None:
         return None
-    from genai_prices import Usage as PricedUsage
-    from genai_prices import calc_price
-
-    priced = PricedUsage(
+    return list_price_usd(
+        model,
+        "anthropic",
         input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
         cache_read_tokens=usage.cache_read_tokens,
         cache_write_tokens=usage.cache_write_tokens,
-        output_tokens=usage.output_tokens,
     )
-    try:
-        return float(calc_price(priced, model_ref=model, provider_id="anthropic").total_price)
-    except LookupError:
-        return None

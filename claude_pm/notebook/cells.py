@@ -20,6 +20,7 @@ import ast
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ from IPython.display import display
 
 from claude_pm.errors import RecordingError
 from claude_pm.notebook.profile_magic import ProfileOptions, parse_options, split_statement
-from claude_pm.notebook.results import keep
+from claude_pm.notebook.results import cell_name, keep
 from claude_pm.notebook.second_run import second_run
 from claude_pm.recording import ProfileSession
 from claude_pm.recording.lines import LinesResult, SecondRun, not_run
@@ -214,20 +215,21 @@ class CellProfiler(ast.NodeTransformer):
         at_end: Callable[[Recording], None] = lambda _ended: None,
     ) -> Recording:
         # The count is of the next cell already.
-        cell_name = f"In[{self._shell.execution_count - 1}]"
+        cell = f"In[{self._shell.execution_count - 1}]"
+        rename_file = partial(cell_name, self._shell)
         return Recording(
             # Made when the cell begins: an option that does not go with another is its error.
             lambda: ProfileSession(
-                options.name or cell_name,
+                options.name or cell,
                 cpu=options.cpu,
                 memory=options.memory,
                 internals=options.internals,
                 source=source,
             ),
             options,
-            self._cell_name,
+            rename_file,
             at_end,
-            lambda: second_run(self._shell, cell_name, source, python, self._cell_name),
+            lambda: second_run(self._shell, cell, source, python, rename_file),
         )
 
     def _present(self, recording: Recording, *, has_value: bool) -> None:
@@ -239,11 +241,6 @@ class CellProfiler(ast.NodeTransformer):
         keep(self._shell, profile, options.keeping)
         if not has_value:
             _make_last_value(self._shell, profile)
-
-    def _cell_name(self, file: str) -> str:
-        # The file name of a cell changes with every edit; its number is what people see.
-        named = self._shell.compile.format_code_name(file)
-        return file if named is None else named[1]
 
 
 class Recording:

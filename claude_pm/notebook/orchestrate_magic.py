@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
@@ -14,7 +15,7 @@ from IPython.display import DisplayHandle
 
 from claude_pm.errors import RequestError, UnknownAgentError
 from claude_pm.notebook.options import or_none, recording_options, whole_from_one
-from claude_pm.notebook.results import Keeping, keep
+from claude_pm.notebook.results import Keeping, cell_name, keep
 from claude_pm.orchestration import OrchestrationMode, Orchestrator, batch_orchestrate
 from claude_pm.orchestration.batch import Outcome
 from claude_pm.orchestration.modes import parse_mode
@@ -103,7 +104,7 @@ class OrchestrateMagics(Magics):
                 else:
                     await _ask_in_turns(orchestrator, agent, request, modes, values.repeat, options)
         finally:
-            session.stop()
+            session.stop(rename_file=partial(cell_name, self._shell))
             keep(self._shell, session.profile, Keeping(values.save, values.as_name))
         return session.profile
 

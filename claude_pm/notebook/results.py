@@ -38,6 +38,12 @@ def last() -> Profile:
     return _last
 
 
+def cell_name(shell: InteractiveShell, file: str) -> str:
+    """Return what people know a source file by: a cell's number, as its file changes with edits."""
+    named = shell.compile.format_code_name(file)
+    return file if named is None else str(named[1])
+
+
 def keep(shell: InteractiveShell, profile: Profile, keeping: Keeping) -> None:
     """Keep a finished profile for :func:`last` and under its name, and save it if asked."""
     global _last  # noqa: PLW0603 - the one newest result of this process

@@ -182,8 +182,10 @@ def _error(reply: dict[str, Any]) -> ClaudePMError:
 
 
 def _as_subprocess(recorded: dict[str, Any], message: Message) -> dict[str, Any]:
-    """Give the worker's spans the agent and mode that their parent span has in this process."""
+    """Give the worker's rows the agent and mode that their parent span has in this process."""
     spans = [
         {**row, "agent": message.agent, "mode": str(message.mode)} for row in recorded["spans"]
     ]
-    return {**recorded, "spans": spans}
+    tables = recorded["tables"]
+    samples = [{**row, "agent": message.agent} for row in tables.get("samples", ())]
+    return {**recorded, "spans": spans, "tables": {**tables, "samples": samples}}

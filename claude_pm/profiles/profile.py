@@ -24,8 +24,10 @@ class Profile:
 
     ``meta`` is a dict of JSON values: ``schema_version``, ``id``, ``name``, ``created_at``,
     ``duration_s``, ``source``, ``python``, ``platform``, ``cpu_count``, ``packages``,
-    ``git_commit``, ``git_dirty``, ``settings`` and ``model_use`` (``live``, ``replayed`` or
-    ``not called``).
+    ``git_commit``, ``git_dirty``, ``settings``, ``model_use`` (``live``, ``replayed`` or
+    ``not called``) and ``overhead`` (what recording itself cost: looks taken and missed, time in
+    our own code; that of workers too). ``repeats`` and ``lines`` are there where they were asked
+    for.
 
     The tables are pandas DataFrames, empty with the right columns where nothing was recorded.
     They are made when first asked for. While the code still runs there are none yet, and asking
@@ -160,6 +162,40 @@ class Profile:
         from claude_pm.views.report import write_report
 
         return write_report(self, path)
+
+    def to_speedscope(self, path: str | Path) -> Path:
+        """Write the samples for speedscope (www.speedscope.app): wall time by agent and state.
+
+        Raises:
+            ProfileError: nothing was sampled: record with ``cpu="sample"``.
+            ProfileStorageError: the file could not be written.
+        """
+        from claude_pm.profiles.stacks import write_speedscope
+
+        return write_speedscope(self, path)
+
+    def to_collapsed(self, path: str | Path) -> Path:
+        """Write the samples as collapsed stacks, a line each, with microseconds of wall time.
+
+        Raises:
+            ProfileError: nothing was sampled: record with ``cpu="sample"``.
+            ProfileStorageError: the file could not be written.
+        """
+        from claude_pm.profiles.stacks import write_collapsed
+
+        return write_collapsed(self, path)
+
+    def to_otlp(self, endpoint: str) -> int:
+        """Send the spans to a collector under OpenTelemetry's names; return how many.
+
+        ``endpoint`` is where it listens for OTLP over HTTP, such as ``http://localhost:4318``.
+
+        Raises:
+            ProfileError: ``claude-pm[otel]`` is not installed, or nobody takes the spans there.
+        """
+        from claude_pm.profiles.otel import to_otlp
+
+        return to_otlp(self, endpoint)
 
     def plot(self) -> Axes:
         """Draw the spans on a time axis, a lane an agent and process; return the Axes."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from claude_pm.recording.call_tree import Stack, stack_text, without
 from claude_pm.recording.instrument import RenameFile, Rows
-from claude_pm.recording.machinery import machinery_folders
+from claude_pm.recording.machinery import is_standard_library, machinery_folders
 from claude_pm.recording.span import Span
 
 RUNNING, WAITING = "running", "waiting"
@@ -58,6 +58,7 @@ class Charges:
         """Return the rows of ``samples``, the largest first."""
         hidden = machinery_folders()
         texts: dict[Stack, str] = {}
+        idle: set[Stack] = set()
         sums: dict[tuple[Any, ...], list[int]] = {}
         for (whom, state), (wall_ns, cpu_ns) in self._sums.items():
             text = texts.get(whom.stack)
@@ -65,7 +66,10 @@ class Charges:
                 codes = whom.stack.codes()
                 shown = codes if internals else without(codes, hidden)
                 text = texts[whom.stack] = stack_text(shown, rename_file)
-            if text:
+                if not internals and all(is_standard_library(one.co_filename) for one in shown):
+                    idle.add(whom.stack)
+            # A thread in a pool, or of a library, that waits for work.
+            if text and not (state == WAITING and whom.span is None and whom.stack in idle):
                 span = whom.span
                 named = (None, None) if span is None else (span.span_id, span.agent)
                 key = (*named, whom.thread, whom.task, state, text)

@@ -24,6 +24,8 @@ def machinery_folders() -> tuple[str, ...]:
         file = getattr(sys.modules.get(name), "__file__", None)
         if file is not None:
             folders.append(str(Path(file).parent) + os.sep)
+    # A file beside its package, which starts the kernel.
+    folders += [folder.rstrip(os.sep) + "_launcher.py" for folder in folders]
     return tuple(folders)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import platform
 import re
 import secrets
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -230,7 +230,7 @@ class ProfileSession:
     def _make_instruments(self, recorder: Recorder) -> list[Instrument]:
         """Return what records beside the spans; the last one starts last and stops first."""
         made: list[Instrument] = []
-        if "opentelemetry" in sys.modules:
+        if importlib.util.find_spec("opentelemetry") is not None:
             from claude_pm.recording.otel_spans import OtelSpans
 
             made.append(OtelSpans(recorder))

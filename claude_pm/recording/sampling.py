@@ -46,7 +46,7 @@ _OURS = "claude_pm"
 _PARTS, _TASKS_PARTS = 30, 80
 _OF_LATE = 64
 """Looks."""
-_BURST_NS = 20_000_000
+_BURST_NS, _LONG_NS = 20_000_000, 100_000_000
 # What switching between threads more often than Python's 5 ms costs, about a tenth of the time at
 # 1 ms, is paid only where threads compete.
 _LATE, _SWITCH_S = 2, 0.001
@@ -72,9 +72,9 @@ class StackSampler:
         self._tasks: dict[_Reference, TaskTime] = {}
         self._loops: set[AbstractEventLoop] = set()
         self._switch_s = 0.0
-        self._first_ns = self._last_ns = self._tasks_ns = self._waited_ns = 0
+        self._first_ns = self._last_ns = self._tasks_ns = self._waited_ns = self._ran_ns = 0
         self._cost_ns = self._tasks_cost_ns = 0.0
-        self._own_ns = self._ticks = self._missed = self._failed = 0
+        self._held_up_ns = self._own_ns = self._ticks = self._missed = self._failed = 0
         self._process_cpu_ns = 0
 
     def start(self) -> None:
@@ -129,9 +129,10 @@ class StackSampler:
     def overhead(self) -> dict[str, Any]:
         """Return the rate achieved, the ticks missed, and the time spent in looking.
 
-        ``own_s`` is the wall time of all looks; what the interruption itself costs the operating
-        system comes on top, and is not measured here. ``process_cpu_s`` is the CPU time of the
-        whole process meanwhile, of threads that run no Python too.
+        ``own_s`` is the wall time of all looks, and ``held_up_s`` of those that interrupted code
+        that ran: one that interrupts a wait holds nobody up. What the interruption itself costs
+        the operating system comes on top, and is not measured here. ``process_cpu_s`` is the CPU
+        time of the whole process meanwhile, of threads that run no Python too.
         """
         elapsed_s = (self._last_ns - self._first_ns) / 1e9
         return {
@@ -143,6 +144,7 @@ class StackSampler:
                 "requested_interval_s": self._wanted_ns / 1e9,
                 "interval_s": elapsed_s / self._ticks if self._ticks else None,
                 "own_s": self._own_ns / 1e9,
+                "held_up_s": self._held_up_ns / 1e9,
                 "process_cpu_s": self._process_cpu_ns / 1e9,
             }
         }
@@ -166,7 +168,9 @@ class StackSampler:
             # looking's doing.
             held_up = here is None or here.running
             self._pace(now_ns, time.thread_time_ns() - cpu_before_ns if held_up else 0)
-            self._own_ns += time.perf_counter_ns() - now_ns
+            own_ns = time.perf_counter_ns() - now_ns
+            self._own_ns += own_ns
+            self._held_up_ns += own_ns if held_up else 0
         finally:
             self._looking.release()
 
@@ -174,11 +178,16 @@ class StackSampler:
         """Set the interval by what looking has cost of late, when it held somebody up."""
         self._cost_ns += (cost_ns - self._cost_ns) / _OF_LATE
         self._interval_ns = max(self._wanted_ns, min(int(self._cost_ns * _PARTS), _LONGEST_NS))
-        if not cost_ns:
+        if cost_ns:
+            self._ran_ns = now_ns
+            if now_ns - self._waited_ns < _BURST_NS:
+                # Code that waits much has time for closer looks at the little that it runs.
+                self._interval_ns //= 2
+        else:
             self._waited_ns = now_ns
-        elif now_ns - self._waited_ns < _BURST_NS:
-            # Code that waits much has time for closer looks at the little that it runs.
-            self._interval_ns //= 2
+            if now_ns - self._ran_ns > _LONG_NS:
+                # What runs elsewhere, a model perhaps, needs the processor; here is little to see.
+                self._interval_ns = max(self._interval_ns, _LONGEST_NS)
         if self._timer is not None:
             self._timer.interval_ns = self._interval_ns
 
@@ -231,6 +240,9 @@ class StackSampler:
                 known = ThreadTime(ident, thread, self._charges, self._interruption)
                 self._threads[ident] = known
             if known.name.startswith(_OURS):
+                continue
+            place = id(frame), frame.f_lasti
+            if ident not in running and ident != here and known.still_waits(look, place):
                 continue
             its_own = interrupted if ident == here else None
             known.look(look, self._see(known.name, ident, its_own or frame, running, its_own))

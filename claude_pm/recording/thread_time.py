@@ -101,6 +101,18 @@ class ThreadTime:
         """Whether its event loop was seen to wait for its tasks."""
         return self._before is not None and self._before.is_idle_loop
 
+    def still_waits(self, look: Look, place: tuple[int, int]) -> bool:
+        """Whether it has not run since the last look; then the time is charged, and all is said."""
+        before = self._before
+        if before is None or self._cpu_ns is None or self._undecided is not None:
+            return False
+        if place != before.place or cpu_ns(self._native_id) != self._cpu_ns:
+            return False
+        self._add(before, WAITING, look.elapsed_ns, 0)
+        before.whom.stack.stayed_ns += look.elapsed_ns
+        self.running, self.used_ns = False, 0
+        return True
+
     def look(self, look: Look, now: Sight) -> None:
         """Charge the time since the last look."""
         cpu_now_ns = cpu_ns(self._native_id)

@@ -104,12 +104,12 @@ def sampling(reading: Reading) -> str:
     if not sampler.get("ticks"):
         return said
     spent = reading.meta.get("duration_s")
-    share = f", {100 * sampler['own_s'] / spent:.1f} % of the time" if spent else ""
+    share = f", {100 * sampler['held_up_s'] / spent:.1f} % of the time" if spent else ""
     missed = f", {sampler['missed_ticks']:,} missed" if sampler.get("missed_ticks") else ""
     return (
         f"{said} {words.counted(sampler['ticks'], 'look')}, one in "
-        f"{words.duration(sampler['interval_s'])}{missed}; looking took "
-        f"{words.duration(sampler['own_s'])}{share}."
+        f"{words.duration(sampler['interval_s'])}{missed}; they held running code up for "
+        f"{words.duration(sampler['held_up_s'])}{share}."
     )
 
 
