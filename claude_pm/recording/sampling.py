@@ -36,7 +36,7 @@ from claude_pm.recording.thread_clocks import cpu_ns
 from claude_pm.recording.thread_time import IDLE_NS, Interruption, Sight, ThreadTime
 from claude_pm.recording.tick_timer import TickTimer, make_timer
 
-INTERVAL_S = 0.002
+INTERVAL_S = 0.0025
 """Mean seconds between two looks, where looking does not cost too much."""
 
 _LONGEST_NS = 5_000_000
