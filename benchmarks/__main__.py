@@ -1,7 +1,8 @@
 """Run all benchmarks, or those named: ``python -m benchmarks [road] [orchestration] ...``.
 
 Each figure is one JSON line. Absolute times belong to the machine: read the ratios, which are of
-cases that took turns in one run.
+cases that took turns in one run. ``profilers`` and ``attribution``, named first, print a table
+instead and take options: ``python -m benchmarks profilers --help``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,16 @@ from __future__ import annotations
 import json
 import sys
 
-from benchmarks import http, import_time, orchestration, prefix, road, spans
+from benchmarks import (
+    attribution,
+    http,
+    import_time,
+    orchestration,
+    prefix,
+    profilers,
+    road,
+    spans,
+)
 
 BENCHMARKS = {
     "import_time": import_time.run,
@@ -18,11 +28,16 @@ BENCHMARKS = {
     "http": http.run,
     "road": road.run,
     "prefix": prefix.run,
+    "profilers": profilers.run,
+    "attribution": attribution.run,
 }
+TABLES = {"profilers": profilers.main, "attribution": attribution.main}
 
 
 def main() -> int:
     """Run the benchmarks named on the command line, or all."""
+    if len(sys.argv) > 1 and sys.argv[1] in TABLES:
+        return TABLES[sys.argv[1]](sys.argv[2:])
     names = sys.argv[1:] or list(BENCHMARKS)
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from claude_pm.profiles.profile import Profile
 
-GENAI_CONVENTION_VERSION = "1.44.0"
-"""The semantic conventions whose names these are."""
+GENAI_CONVENTION_VERSION = "1.42.0"
+"""The conventions for generative AI whose names these are; they have versions of their own."""
 
 OPERATION = "gen_ai.operation.name"
 PROVIDER = "gen_ai.provider.name"
@@ -56,6 +56,8 @@ OpenTelemetry's own name and status of the span do not say the same."""
 PLACE_NAMES = {"pid": "process.pid", "thread": "thread.name"}
 OLD_NAMES = {
     "gen_ai.system": PROVIDER,
+    # The metric's name: pydantic-ai puts it on its spans.
+    "gen_ai.client.operation.time_to_first_chunk": TIME_NAMES["ttft_s"],
     "gen_ai.usage.prompt_tokens": USAGE_NAMES["input_tokens"],
     "gen_ai.usage.completion_tokens": USAGE_NAMES["output_tokens"],
 }
@@ -205,8 +207,9 @@ def to_otlp(profile: Profile, endpoint: str) -> int:
                 taken, said.text = False, f"{type(error).__name__}: {error}"
             if not taken:
                 raise ProfileError(
-                    f"{url} took {first} of the {len(spans)} spans of {profile.name!r}: "
-                    f"{said.text or 'it refused'}. Is it a collector of OTLP over HTTP?"
+                    f"{_without_key(url)} took {first} of the {len(spans)} spans of "
+                    f"{profile.name!r}: {said.text or 'it refused'}. "
+                    "Is it a collector of OTLP over HTTP?"
                 )
     finally:
         exporter.shutdown()
@@ -256,6 +259,12 @@ def _traces_url(endpoint: str) -> str:
     return urlunsplit(parts._replace(path=path))
 
 
+def _without_key(url: str) -> str:
+    """Return a URL for people to read: a name and password in it are nobody else's business."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
 def _readable_spans(profile: Profile) -> Iterator[ReadableSpan]:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan
@@ -270,7 +279,8 @@ def _readable_spans(profile: Profile) -> Iterator[ReadableSpan]:
         }
     )
     scope = InstrumentationScope(
-        "claude_pm", schema_url=f"https://opentelemetry.io/schemas/{GENAI_CONVENTION_VERSION}"
+        "claude_pm",
+        schema_url=f"https://opentelemetry.io/schemas/gen-ai/{GENAI_CONVENTION_VERSION}",
     )
     began = datetime.fromisoformat(profile.meta["created_at"])
     began_ns = int(began.timestamp()) * 10**9 + began.microsecond * 1000
@@ -328,6 +338,8 @@ def _error_type(error: str | None) -> str | None:
 
 def _otel_value(value: Any) -> Any:
     """Return a JSON value as OpenTelemetry takes it: a scalar or a list of one kind of them."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return str(value)
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     scalars = isinstance(value, list) and all(
@@ -362,4 +374,7 @@ def _is_count(_column: str, value: Any) -> bool:
 
 
 def _is_number(_column: str, value: Any) -> bool:
-    return type(value) in {int, float} and math.isfinite(value)
+    try:
+        return type(value) in {int, float} and math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False

@@ -30,6 +30,10 @@ class Stack:
         """Whether threads run here or wait; None while no thread was seen to stay."""
         return self.ran_ns > _RUNS * self.stayed_ns if self.stayed_ns else None
 
+    def held_up_ns(self, ran_ns: int) -> int:
+        """Return how long a thread that ran so long here waited for its turn, as most did."""
+        return ran_ns * (self.stayed_ns - self.ran_ns) // self.ran_ns if self.ran_ns else 0
+
     def of(self, codes: Iterable[CodeType]) -> Stack:
         """Return the stack with these frames (root first) on top of this one."""
         stack = self

@@ -39,7 +39,7 @@ from claude_pm.recording.span_columns import COLUMNS
 
 if TYPE_CHECKING:
     from claude_pm.recording.instrument import RenameFile, Rows
-    from claude_pm.recording.recorder import Recorder
+    from claude_pm.recording.recorder import Recorder, Theirs
 
 logger = logging.getLogger("claude_pm.recording")
 
@@ -56,8 +56,8 @@ class _Seen:
     """A span of theirs: from its start to the end of the profile, for what is within it."""
 
     __slots__ = (
-        "agent", "attributes", "end_ns", "error", "id", "name", "open", "outer", "parent",
-        "parent_id", "start_ns", "status", "task", "thread", "trace_id",
+        "agent", "attributes", "begun_in", "end_ns", "error", "id", "name", "open", "outer",
+        "parent", "parent_id", "start_ns", "status", "task", "thread", "trace_id",
     )  # fmt: skip
 
     def __init__(self, span: Any, parent: _Seen | None, outer: Span | None, now_ns: int) -> None:
@@ -76,6 +76,8 @@ class _Seen:
         self.status: str | None = None
         self.error: str | None = None
         self.start_ns = self.end_ns = _clock_ns(span.start_time, now_ns)
+        self.begun_in = sys.exc_info()[1]
+        """The exception that was being handled then: not the one that ends the span."""
         self.thread = threading.current_thread().name
         self.task = _task_name()
 
@@ -137,11 +139,30 @@ class OtelSpans:
         """Return what is known of a span of this profile."""
         return self._seen.get(key)
 
+    def around(self, ours: Span | None) -> Theirs | None:
+        """Return the span of theirs that a span is opened in, if it is nearer than ours."""
+        from opentelemetry.trace import get_current_span
+
+        try:
+            seen = self._seen.get(_key(get_current_span().get_span_context()))
+        except Exception:  # noqa: BLE001 - not in the program's own code
+            return None
+        # Of two that are open here the one that began later is the nearer.
+        if seen is None or (ours is not None and ours.start_ns > seen.start_ns):
+            return None
+        rows = self._recorder.rows
+        with self._recorder.lock:
+            number, trace = rows.number_of(int(seen.id, 16)), rows.trace_number_of(seen.trace_id)
+        return number, trace, _agent(seen)
+
     def began(self, span: Any, parent: _Seen | None) -> None:
         """Note a span's start."""
         now_ns = time.perf_counter_ns()
         outer = current_span() if current_recorder() is self._recorder else None
+        if parent is not None and outer is not None and outer.start_ns > parent.start_ns:
+            parent = None
         seen = _Seen(span, parent, outer, now_ns)
+        self._recorder.theirs = self.around
         rows = self._recorder.rows
         if parent is not None:
             seen.parent_id, seen.trace_id = parent.id, parent.trace_id
@@ -188,6 +209,11 @@ def _on_start(span: Any) -> None:
             if parent is not None:
                 owner = each
                 break
+        else:
+            # A profile within the one that has the parent: that one will take the rows over.
+            parent = next(
+                (found for each in list(_listening.values()) if (found := each.find(key))), None
+            )
     if owner is not None:
         owner.began(span, parent)
 
@@ -245,12 +271,50 @@ def _listen_to(provider: Any) -> None:
 
 
 def _set_ours(trace: ModuleType) -> None:
-    from opentelemetry.sdk.trace import TracerProvider
-
-    ours = TracerProvider(shutdown_on_exit=False)
+    ours = _new_stand_in(trace)
     _listen_to(ours)
     _ours.append(ours)
-    trace.set_tracer_provider(ours)
+    if hasattr(trace, "_TRACER_PROVIDER"):
+        # Not by set_tracer_provider(), which takes one provider, once: that is the program's.
+        trace.__dict__["_TRACER_PROVIDER"] = ours
+    else:
+        trace.set_tracer_provider(ours)
+
+
+def _new_stand_in(trace: Any) -> Any:
+    """Return a provider whose tracers go over to the program's own when it has set that."""
+    from opentelemetry.sdk.trace import TracerProvider
+
+    class StandInTracer(trace.Tracer):  # type: ignore[misc]
+        """A tracer of ours, or the program's own as soon as there is one."""
+
+        def __init__(self, provider: Any, ours: Any, asked: Any) -> None:
+            self._provider, self._ours, self._asked, self._theirs = provider, ours, asked, None
+
+        def _now(self) -> Any:
+            if self._theirs is None:
+                provider = trace.get_tracer_provider()
+                if provider is self._provider:
+                    return self._ours
+                positional, named = self._asked
+                self._theirs = provider.get_tracer(*positional, **named)
+            return self._theirs
+
+        def start_span(self, *positional: Any, **named: Any) -> Any:
+            return self._now().start_span(*positional, **named)
+
+        def start_as_current_span(self, *positional: Any, **named: Any) -> Any:
+            return self._now().start_as_current_span(*positional, **named)
+
+    class StandIn(TracerProvider):
+        """Makes spans for a program that has set no provider."""
+
+        def get_tracer(self, *positional: Any, **named: Any) -> Any:
+            return StandInTracer(
+                self, super().get_tracer(*positional, **named), (positional, named)
+            )
+
+    return StandIn(shutdown_on_exit=False)
 
 
 def _follow(trace: ModuleType) -> None:
@@ -265,10 +329,7 @@ def _follow(trace: ModuleType) -> None:
 
     @functools.wraps(set_provider)
     def set_tracer_provider(tracer_provider: Any) -> None:
-        if tracer_provider not in _ours and getattr(trace, "_TRACER_PROVIDER", None) in _ours:
-            trace.__dict__["_TRACER_PROVIDER"] = tracer_provider
-        else:
-            set_provider(tracer_provider)
+        set_provider(tracer_provider)
         try:
             if trace.get_tracer_provider() is tracer_provider:
                 _listen_to(tracer_provider)
@@ -319,19 +380,28 @@ def _finish(seen: _Seen, span: Any, now_ns: int) -> None:
     """Keep what a span says at its end."""
     seen.open = None
     seen.name = span.name
-    seen.attributes = dict(span.attributes or {})
+    # Cut now: what is kept to the end shall not hold whole conversations.
+    seen.attributes = {key: _json_value(value) for key, value in (span.attributes or {}).items()}
     seen.agent = _text(seen.attributes.get(AGENT))
     end_ns = now_ns if span.end_time is None else _clock_ns(span.end_time, now_ns)
     seen.end_ns = max(end_ns, seen.start_ns)
-    seen.status, seen.error = _outcome(span, seen.attributes)
+    seen.status, seen.error = _outcome(span, seen.attributes, seen.begun_in)
+    seen.begun_in = None
     scope = getattr(span, "instrumentation_scope", None)
     if scope is not None:
         seen.attributes.setdefault("otel.scope.name", scope.name)
 
 
-def _outcome(span: Any, attributes: Mapping[str, Any]) -> tuple[str, str | None]:
+def _outcome(
+    span: Any, attributes: Mapping[str, Any], begun_in: BaseException | None
+) -> tuple[str, str | None]:
     if span.status.status_code.name != "ERROR":
-        return "ok", None
+        ending = sys.exc_info()[1]
+        if ending is None or ending is begun_in or isinstance(ending, Exception):
+            return "ok", None
+        # The SDK tells of no others: a cancelled task, an interrupt, a generator that is closed.
+        kind = type(ending).__name__
+        return status_of(kind), _cut(f"{kind}: {ending}")
     error_type = _text(attributes.get(ERROR_TYPE))
     message = span.status.description
     for event in reversed(span.events):
@@ -371,7 +441,7 @@ def _row(seen: _Seen) -> dict[str, Any]:
         "error": seen.error,
         "start_ns": seen.start_ns,
         "end_ns": seen.end_ns,
-        "attributes": {key: _json_value(value) for key, value in rest.items()},
+        "attributes": rest,
     }
 
 
@@ -394,6 +464,8 @@ def _agent(seen: _Seen) -> str | None:
     """Return the agent of the nearest span that names one."""
     at: _Seen | None = seen
     while at is not None:
+        if at.open is not None:
+            at.agent = _text((at.open.attributes or {}).get(AGENT))
         if at.agent is not None:
             return at.agent
         at = at.parent

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from claude_pm.recording.span import Span
 
+Theirs = tuple[int, int, str | None]
+"""A span made elsewhere that ours are opened in: the numbers of it and its trace, its agent."""
+
 # The rank of an answer to "was a model called?": a mixture is as good as its best part.
 _MODEL_USES = ("not called", "replayed", "live")
 
@@ -56,6 +59,9 @@ class Recorder:
         self.thread_spans: dict[int, Span | None] | None = None
         """The open span of each thread that runs no task, by the thread's ident; None where
         nobody asks for it."""
+        self.theirs: Callable[[Span | None], Theirs | None] | None = None
+        """Returns the span of somebody else that is open here, if it is nearer than ours; None
+        where nobody else makes spans."""
         self.open_spans: dict[int, Span] = {}
         """Spans that have begun, by number, so that they show even if they never end."""
         remote_span, remote_trace = _parse_traceparent(traceparent)

@@ -168,6 +168,8 @@ class StackSampler:
             # looking's doing.
             held_up = here is None or here.running
             self._pace(now_ns, time.thread_time_ns() - cpu_before_ns if held_up else 0)
+            if any(thread.running for thread in self._threads.values()):
+                self._ran_ns = now_ns
             own_ns = time.perf_counter_ns() - now_ns
             self._own_ns += own_ns
             self._held_up_ns += own_ns if held_up else 0
@@ -179,7 +181,6 @@ class StackSampler:
         self._cost_ns += (cost_ns - self._cost_ns) / _OF_LATE
         self._interval_ns = max(self._wanted_ns, min(int(self._cost_ns * _PARTS), _LONGEST_NS))
         if cost_ns:
-            self._ran_ns = now_ns
             if now_ns - self._waited_ns < _BURST_NS:
                 # Code that waits much has time for closer looks at the little that it runs.
                 self._interval_ns //= 2

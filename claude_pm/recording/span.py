@@ -288,6 +288,11 @@ def span(name: str, **attributes: Any) -> Span:
         # Agent and mode of a request hold for everything done for it.
         agent = parent._agent
         mode = parent._mode
+    if recorder.theirs is not None:
+        theirs = recorder.theirs(parent)
+        if theirs is not None:
+            made.parent_number, made.trace_number, theirs_agent = theirs
+            agent = theirs_agent or agent
     try:
         made.shared_facts = facts = recorder.shared_facts(name, agent, mode, **attributes)
     except TypeError:  # a value can change, or its column cannot hold it

@@ -257,6 +257,11 @@ class ThreadTime:
             ran_ns -= half_ns
             used_ns -= used_ns // 2
         self._add(ran, RUNNING, ran_ns, used_ns)
+        if ran is not waited:
+            # Where threads share the interpreter's lock, to run is to wait for it too.
+            held_up_ns = min(rest_ns, ran.whom.stack.held_up_ns(ran_ns))
+            self._add(ran, WAITING, held_up_ns, 0)
+            rest_ns -= held_up_ns
         self._add(waited, WAITING, rest_ns, 0)
         self.running = runs
 

@@ -143,6 +143,48 @@ def test_nesting() -> None:
     assert recorded.meta["model_use"] == "not called"
 
 
+def test_ours_within_theirs() -> None:
+    """Ours hang under theirs that they are opened in, with its agent, and theirs under those."""
+    with (
+        profile(cpu=None, memory=None) as recorded,
+        span("request", agent="boss"),
+        start("tool", gen_ai__agent__name="poet"),
+        span("ours"),
+        span("within"),
+        start("theirs"),
+    ):
+        pass
+    found = rows(recorded)
+    order = ["request", "tool", "ours", "within", "theirs"]
+    assert list(found) == order
+    assert [found[name]["parent_id"] for name in order] == [
+        None, *(found[name]["span_id"] for name in order[:-1]),
+    ]  # fmt: skip
+    assert [found[name]["agent"] for name in order] == ["boss", *["poet"] * 4]
+    assert len({row["trace_id"] for row in found.values()}) == 1
+
+
+def test_ours_after_theirs() -> None:
+    """A span of theirs that has ended, or lies further out, is not the parent of ours."""
+    with profile(cpu=None, memory=None) as recorded, start("out"), span("ours"):
+        with start("ended"):
+            pass
+        with span("after"):
+            pass
+    found = rows(recorded)
+    assert found["after"]["parent_id"] == found["ours"]["span_id"]
+
+
+def test_ours_in_their_own_trace() -> None:
+    """Without a span of ours around it theirs is a root with its own trace, and ours join it."""
+    with profile(cpu=None, memory=None) as recorded, start("root") as root, span("ours"):
+        pass
+    found = rows(recorded)
+    assert found["root"]["trace_id"] == f"{root.get_span_context().trace_id:032x}"
+    assert found["ours"]["trace_id"] == found["root"]["trace_id"]
+    assert found["ours"]["parent_id"] == found["root"]["span_id"]
+
+
 def test_one_call_is_counted_once() -> None:
     """A framework and the client that it calls both tell of a call: its tokens count once."""
     with profile(cpu=None, memory=None) as recorded:
@@ -187,6 +229,28 @@ def test_error() -> None:
         ("timeout", "TimeoutError: too late"),
         ("error", "it said so"),
     ]
+
+
+async def test_cancelled() -> None:
+    """A task that is cancelled in a span leaves it cancelled; a handled exception is no end."""
+    with profile(cpu=None, memory=None) as recorded:
+
+        async def wait() -> None:
+            with start("waited"):
+                await asyncio.sleep(60)
+
+        task = asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        try:
+            raise KeyboardInterrupt  # noqa: TRY301 - it shall be handled while theirs runs
+        except KeyboardInterrupt:
+            with start("afterwards"):
+                pass
+    found = rows(recorded)
+    assert [found[name]["status"] for name in ("waited", "afterwards")] == ["cancelled", "ok"]
 
 
 def test_explicit_times() -> None:
@@ -248,6 +312,20 @@ def test_profile_within_a_profile() -> None:
     assert list(outer.spans["name"]) == ["work", "after"]
 
 
+def test_parent_in_the_outer_profile() -> None:
+    """A span of an inner profile is the child of the one around it in the outer profile."""
+    with (
+        profile("outer", cpu=None, memory=None) as outer,
+        start("around"),
+        profile("inner", cpu=None, memory=None) as inner,
+        start("work"),
+    ):
+        pass
+    assert list(inner.spans["name"]) == ["work"]
+    found = rows(outer)
+    assert found["work"]["parent_id"] == found["around"]["span_id"]
+
+
 def test_other_thread() -> None:
     """A span of a plain thread is recorded under that thread's name."""
     with profile(cpu=None, memory=None) as recorded:
@@ -260,6 +338,13 @@ def test_other_thread() -> None:
         thread.start()
         thread.join()
     assert rows(recorded)["work"]["thread"] == "helper"
+
+
+def test_what_cannot_be_cost() -> None:
+    """A number that no column holds costs neither the row nor the profile."""
+    with profile(cpu=None, memory=None) as recorded, start("work", operation__cost=10**400):
+        pass
+    assert rows(recorded)["work"]["cost_usd"] is None
 
 
 def test_own_provider(exporter: InMemorySpanExporter) -> None:
@@ -290,6 +375,23 @@ def test_own_provider_later(caplog: pytest.LogCaptureFixture) -> None:
     trace.set_tracer_provider(TracerProvider(shutdown_on_exit=False))
     assert trace.get_tracer_provider() is provider
     assert "not allowed" in caplog.text
+
+
+def test_tracers_from_before_the_own_provider() -> None:
+    """What a program took from us before it set its provider goes to that from then on."""
+    tracer = trace.get_tracer("theirs")
+    own_setter = trace.set_tracer_provider
+    kept = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    with profile(cpu=None, memory=None) as recorded, tracer.start_as_current_span("work"):
+        pass
+    assert list(recorded.spans["name"]) == ["work"]
+    own_setter(provider)  # bound before the profile began
+    assert trace.get_tracer_provider() is provider
+    for name in ("later", "still later"):
+        tracer.start_span(name).end()
+    assert [each.name for each in kept.get_finished_spans()] == ["later", "still later"]
 
 
 def test_broken_span_does_not_break_the_program(

@@ -14,13 +14,27 @@ from tests.truth.workloads import WORKLOADS, Truth
 pytestmark = pytest.mark.slow
 
 WALL_ERROR, CPU_ERROR, COUNTED_ERROR = 0.02, 0.03, 0.05
-ROUNDS = 5
+RUNS = 5
 
 
-def usual_error(errors_of_one_run: Callable[[], tuple[float, ...]]) -> tuple[float, ...]:
-    """The median errors of several runs: one may meet a machine that stands still meanwhile."""
-    found = [errors_of_one_run() for _ in range(ROUNDS)]
-    return tuple(sorted(errors)[ROUNDS // 2] for errors in zip(*found, strict=True))
+def usual_error(
+    errors_of_one_run: Callable[[], tuple[float, ...]], allowed: tuple[float, ...]
+) -> tuple[float, ...]:
+    """The median errors of five runs: one may meet a machine that stands still meanwhile.
+
+    As soon as three are within what is allowed so is the median, and the rest need not run.
+    """
+    found: list[tuple[float, ...]] = []
+    for _ in range(RUNS):
+        found.append(errors_of_one_run())
+        good = [
+            errors
+            for errors in found
+            if all(error <= most for error, most in zip(errors, allowed, strict=True))
+        ]
+        if len(good) > RUNS // 2:
+            return good[-1]
+    return tuple(sorted(errors)[RUNS // 2] for errors in zip(*found, strict=True))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs the CPU clocks of other threads")
@@ -35,7 +49,7 @@ def test_sampler(name: str) -> None:
         wall, cpu = sampled(profile, truth)
         return error(wall, truth.wall_s), error(cpu, truth.cpu_s)
 
-    wall_error, cpu_error = usual_error(run)
+    wall_error, cpu_error = usual_error(run, (WALL_ERROR, CPU_ERROR))
     assert wall_error <= WALL_ERROR
     assert cpu_error <= CPU_ERROR
 
@@ -56,5 +70,5 @@ def test_cprofile(name: str) -> None:
             WORKLOADS[name](truth)
         return (error(*counted(profile, truth)),)
 
-    (cpu_error,) = usual_error(run)
+    (cpu_error,) = usual_error(run, (COUNTED_ERROR,))
     assert cpu_error <= COUNTED_ERROR

@@ -219,7 +219,7 @@ def subprocesses(truth: Truth) -> None:
     async def main() -> None:
         for _ in range(6):
             await child(truth)
-            burn_a(truth, 0.03)
+            burn_a(truth, 0.06)
 
     asyncio.run(main())
 
