@@ -183,7 +183,7 @@ class StackSampler:
         if cost_ns:
             if now_ns - self._waited_ns < _BURST_NS:
                 # Code that waits much has time for closer looks at the little that it runs.
-                self._interval_ns //= 2
+                self._interval_ns //= 3
         else:
             self._waited_ns = now_ns
             if now_ns - self._ran_ns > _LONG_NS:

@@ -44,16 +44,23 @@ def _place(row: dict[str, object], places: object) -> str | None:
     return found.pop() if found else None
 
 
-def counted(profile: Profile, truth: Truth) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the seconds of ``functions`` and the true CPU seconds, of what uses the CPU.
+def counted(
+    profile: Profile, truth: Truth, *, by_caller: bool
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the seconds that cProfile counts for what uses the CPU, and the true CPU seconds.
 
-    All that does is in ``_burn``, which cProfile cannot tell apart by caller, nor by agent: so its
-    callers' seconds are looked at, or all of it where those are agents.
+    All that does is in ``_burn``: its own time and that of the built-ins it calls, or, told apart
+    by who called it, its time with theirs.
     """
     cpu_s = {place: seconds for place, seconds in truth.cpu_s.items() if seconds}
-    callers = profile.callers
-    burns = callers[callers["callee_function"] == "_burn"]
-    found = burns.groupby(burns["caller_function"].str.split(".").str[-1])["cumulative_s"].sum()
-    if set(found.index) == {"<lambda>"}:
-        return {"all": float(found.sum())}, {"all": sum(cpu_s.values())}
+    if not by_caller:
+        own = profile.functions.set_index("function")["total_s"]
+        burns = own.index.isin(["_burn", *(f"built-in method {name}" for name in _BUILTINS)])
+        return {"all": float(own[burns].sum())}, {"all": sum(cpu_s.values())}
+    callers = profile.callers[profile.callers["callee_function"] == "_burn"]
+    names = callers["caller_function"].str.split(".").str[-1]
+    found = callers.groupby(names)["cumulative_s"].sum()
     return {str(place): float(seconds) for place, seconds in found.items()}, cpu_s
+
+
+_BUILTINS = ("builtins.sum", "time.thread_time")

@@ -15,6 +15,9 @@ pytestmark = pytest.mark.slow
 
 WALL_ERROR, CPU_ERROR, COUNTED_ERROR = 0.02, 0.03, 0.05
 RUNS = 5
+# One function does all the work there, for several agents; or threads compete for the
+# interpreter's lock, and only their times as a whole can be told from waiting for it.
+ONE_CALLER = ("gather of concurrent tasks", "executor threads")
 
 
 def usual_error(
@@ -68,7 +71,7 @@ def test_cprofile(name: str) -> None:
         truth = Truth()
         with claude_pm.profile(name, cpu="cprofile", memory=None) as profile:
             WORKLOADS[name](truth)
-        return (error(*counted(profile, truth)),)
+        return (error(*counted(profile, truth, by_caller=name not in ONE_CALLER)),)
 
     (cpu_error,) = usual_error(run, (COUNTED_ERROR,))
     assert cpu_error <= COUNTED_ERROR
