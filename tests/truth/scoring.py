@@ -44,23 +44,19 @@ def _place(row: dict[str, object], places: object) -> str | None:
     return found.pop() if found else None
 
 
-def counted(
-    profile: Profile, truth: Truth, *, by_caller: bool
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the seconds that cProfile counts for what uses the CPU, and the true CPU seconds.
+def counted(profile: Profile, truth: Truth) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the seconds that cProfile counts for each place that awaits nothing, and the true.
 
-    All that does is in ``_burn``: its own time and that of the built-ins it calls, or, told apart
-    by who called it, its time with theirs.
+    Its clock is the wall's: who sleeps, or is kept from the processor, is counted too. Agents that
+    run one function are one place.
     """
-    cpu_s = {place: seconds for place, seconds in truth.cpu_s.items() if seconds}
-    if not by_caller:
-        own = profile.functions.set_index("function")["total_s"]
-        burns = own.index.isin(["_burn", *(f"built-in method {name}" for name in _BUILTINS)])
-        return {"all": float(own[burns].sum())}, {"all": sum(cpu_s.values())}
-    callers = profile.callers[profile.callers["callee_function"] == "_burn"]
-    names = callers["caller_function"].str.split(".").str[-1]
-    found = callers.groupby(names)["cumulative_s"].sum()
-    return {str(place): float(seconds) for place, seconds in found.items()}, cpu_s
+    true = {place: seconds for place, seconds in truth.wall_s.items() if not _awaits(place)}
+    functions = profile.functions
+    found = functions.groupby(functions["function"].str.split(".").str[-1])["cumulative_s"].sum()
+    if not true.keys() & set(found.index):
+        return {"all": float(found["_burn"])}, {"all": sum(true.values())}
+    return {place: float(found.get(place, 0.0)) for place in true}, true
 
 
-_BUILTINS = ("builtins.sum", "time.thread_time")
+def _awaits(place: str) -> bool:
+    return place in {"wait_a", "wait_b", "never", "child"} or place.endswith(" waits")
