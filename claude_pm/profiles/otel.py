@@ -126,12 +126,20 @@ def from_genai(
     return name, columns, rest
 
 
+_CONTENTS = ("request", "response")
+
+
 def to_genai(row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return (name, attributes) under OpenTelemetry's names for a row of ``spans``.
 
-    The row's ``attributes`` are a mapping here; None is null.
+    The row's ``attributes`` are a mapping here; None is null. What was asked and answered stays
+    here: the convention sends contents only where they are asked for.
     """
-    rest = {key: _otel_value(value) for key, value in row["attributes"].items()}
+    rest = {
+        key: _otel_value(value)
+        for key, value in row["attributes"].items()
+        if not (row["name"] == "orchestrate" and key in _CONTENTS)
+    }
     sent: dict[str, Any] = {key: value for key, value in rest.items() if value is not None}
     named = {"agent": AGENT, "cost_usd": COST, **USAGE_NAMES, **TIME_NAMES, **PLACE_NAMES}
     named |= {key: OWN_NAMES[key] for key in ("mode", "cache", "task")}

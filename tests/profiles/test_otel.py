@@ -354,3 +354,18 @@ def test_names_are_the_conventions() -> None:
     assert names <= known
     operations = {each.value for each in gen_ai_attributes.GenAiOperationNameValues}
     assert operations >= otel.MODEL_OPERATIONS | otel.SUM_OPERATIONS
+
+
+def test_contents_stay_here() -> None:
+    """What an agent was asked, and what it answered, is not sent; all else is."""
+    columns = dict.fromkeys((*otel.USAGE_NAMES, *otel.TIME_NAMES, *otel.PLACE_NAMES))
+    row = columns | {
+        "name": "orchestrate",
+        "agent": "qa",
+        "status": "ok",
+        "attributes": {"request": "my secret", "response": "its answer", "repeat": 1},
+    }
+    _, sent = to_genai(row)
+    assert "secret" not in str(sent)
+    assert "answer" not in str(sent)
+    assert 1 in sent.values()
