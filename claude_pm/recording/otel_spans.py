@@ -1,28 +1,19 @@
 """Spans that others make with OpenTelemetry during a profile, as rows of ``spans``.
 
-A span processor in the program's own TracerProvider sees them begin and end; OpenTelemetry cannot
-take one away again, so there is one a provider, which does nothing while no profile is recorded.
-
-A program that uses the API and has set no provider makes no spans at all: then a profile sets one
-(``set_tracer_provider``), if the SDK is installed. It stays until the program sets its own, which
-takes its place. Without the SDK nothing is recorded.
+A span processor in the program's own TracerProvider sees them begin and end
+(:mod:`claude_pm.recording.otel_provider`), and does nothing while no profile is recorded.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import importlib.util
 import logging
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
-from weakref import ref
 
 from claude_pm.profiles.otel import (
     AGENT,
@@ -34,6 +25,7 @@ from claude_pm.profiles.otel import (
     price_usd,
     status_of,
 )  # fmt: skip
+from claude_pm.recording import otel_provider
 from claude_pm.recording.span import Span, current_recorder, current_span
 from claude_pm.recording.span_columns import COLUMNS
 
@@ -45,7 +37,6 @@ logger = logging.getLogger("claude_pm.recording")
 
 TEXT_LIMIT = 4096
 """Longer texts among the attributes (whole conversations stand there) are cut, and say so."""
-_API = "opentelemetry.trace"
 # A start or end that was given by hand, and not read when the processor was called.
 _GIVEN_NS = 1_000_000
 
@@ -94,17 +85,14 @@ class OtelSpans:
     def start(self) -> None:
         """Begin to listen, now or when the program first imports OpenTelemetry."""
         _listening[self._recorder] = self
-        if _API in sys.modules:
-            _attach()
-        else:
-            _watch_imports()
+        otel_provider.listen(_new_processor)
 
     def stop(self) -> None:
         """Listen no more; spans that are still open are kept, marked unfinished."""
         if _listening.pop(self._recorder, None) is None:
             return
         if not _listening:
-            _unwatch_imports()
+            otel_provider.stop_waiting()
         self._stopped = True
         now_ns = time.perf_counter_ns()
         for seen in list(self._seen.values()):
@@ -184,11 +172,6 @@ class OtelSpans:
 
 
 _listening: dict[Recorder, OtelSpans] = {}
-_heard: list[ref[Any]] = []
-"""The providers that have our processor; not every one can be a key."""
-_ours: list[Any] = []
-"""The provider that we have set, if we have."""
-_lock = threading.Lock()
 
 
 def _key(context: Any) -> _Key:
@@ -246,134 +229,6 @@ def _quietly(call: Callable[[Any], None], span: Any) -> None:
         call(span)
     except Exception:
         logger.debug("An OpenTelemetry span was not recorded.", exc_info=True)
-
-
-def _attach() -> None:
-    """Listen to the program's provider; set one if it has none and the SDK is there."""
-    with _lock:
-        try:
-            from opentelemetry import trace
-
-            provider = trace.get_tracer_provider()
-            if isinstance(provider, trace.ProxyTracerProvider):
-                _follow(trace)
-                _set_ours(trace)
-            else:
-                _listen_to(provider)
-        except Exception:  # noqa: BLE001 - no SDK, one half loaded, or another one than we know
-            return
-
-
-def _listen_to(provider: Any) -> None:
-    if hasattr(provider, "add_span_processor") and not any(known() is provider for known in _heard):
-        provider.add_span_processor(_new_processor())
-        _heard.append(ref(provider))
-
-
-def _set_ours(trace: ModuleType) -> None:
-    ours = _new_stand_in(trace)
-    _listen_to(ours)
-    _ours.append(ours)
-    if hasattr(trace, "_TRACER_PROVIDER"):
-        # Not by set_tracer_provider(), which takes one provider, once: that is the program's.
-        trace.__dict__["_TRACER_PROVIDER"] = ours
-    else:
-        trace.set_tracer_provider(ours)
-
-
-def _new_stand_in(trace: Any) -> Any:
-    """Return a provider whose tracers go over to the program's own when it has set that."""
-    from opentelemetry.sdk.trace import TracerProvider
-
-    class StandInTracer(trace.Tracer):  # type: ignore[misc]
-        """A tracer of ours, or the program's own as soon as there is one."""
-
-        def __init__(self, provider: Any, ours: Any, asked: Any) -> None:
-            self._provider, self._ours, self._asked, self._theirs = provider, ours, asked, None
-
-        def _now(self) -> Any:
-            if self._theirs is None:
-                provider = trace.get_tracer_provider()
-                if provider is self._provider:
-                    return self._ours
-                positional, named = self._asked
-                self._theirs = provider.get_tracer(*positional, **named)
-            return self._theirs
-
-        def start_span(self, *positional: Any, **named: Any) -> Any:
-            return self._now().start_span(*positional, **named)
-
-        def start_as_current_span(self, *positional: Any, **named: Any) -> Any:
-            return self._now().start_as_current_span(*positional, **named)
-
-    class StandIn(TracerProvider):
-        """Makes spans for a program that has set no provider."""
-
-        def get_tracer(self, *positional: Any, **named: Any) -> Any:
-            return StandInTracer(
-                self, super().get_tracer(*positional, **named), (positional, named)
-            )
-
-    return StandIn(shutdown_on_exit=False)
-
-
-def _follow(trace: ModuleType) -> None:
-    """Listen to the provider that the program sets from now on, too.
-
-    OpenTelemetry takes only the first one: ours makes way for the program's own, which would be
-    left without its spans.
-    """
-    set_provider = trace.set_tracer_provider
-    if getattr(set_provider, "_follows", False):
-        return
-
-    @functools.wraps(set_provider)
-    def set_tracer_provider(tracer_provider: Any) -> None:
-        set_provider(tracer_provider)
-        try:
-            if trace.get_tracer_provider() is tracer_provider:
-                _listen_to(tracer_provider)
-        except Exception:  # noqa: BLE001 - not in the program's own code
-            return
-
-    set_tracer_provider.__dict__["_follows"] = True
-    trace.__dict__["set_tracer_provider"] = set_tracer_provider
-
-
-class _ImportWatch:
-    """A finder that finds nothing, and attaches us when OpenTelemetry's API has been loaded."""
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Return the spec that the others find, with a loader that calls us in the end."""
-        del path, target
-        if name != _API or self not in sys.meta_path:
-            return None
-        _unwatch_imports()
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            run = spec.loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                run(module)
-                _attach()
-
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
-
-
-_watch = _ImportWatch()
-
-
-def _watch_imports() -> None:
-    if _watch not in sys.meta_path:
-        sys.meta_path.insert(0, _watch)
-
-
-def _unwatch_imports() -> None:
-    if _watch in sys.meta_path:
-        sys.meta_path.remove(_watch)
 
 
 def _finish(seen: _Seen, span: Any, now_ns: int) -> None:

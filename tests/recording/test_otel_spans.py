@@ -18,7 +18,7 @@ import pytest
 
 from claude_pm.models.embedded import EmbeddedServer
 from claude_pm.profiles import Profile
-from claude_pm.recording import otel_spans, profile, span
+from claude_pm.recording import otel_provider, profile, span
 from claude_pm.recording.otel_spans import TEXT_LIMIT, OtelSpans
 from claude_pm.recording.recorder import Recorder
 from tests.road_fixtures import _stop_servers, embedded, weights  # noqa: F401
@@ -51,7 +51,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
     monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
     monkeypatch.setattr(trace, "set_tracer_provider", trace.set_tracer_provider)
-    monkeypatch.setattr(otel_spans, "_ours", [])
+    monkeypatch.setattr(otel_provider, "_ours", [])
 
 
 @pytest.fixture
