@@ -334,6 +334,8 @@ def _run_in_thread(warm: WarmModel, agents: Sequence[Agent]) -> Sequence[WarmedP
     # The copied context lets the spans of the hook find their parent.
     context = contextvars.copy_context()
     with ThreadPoolExecutor(1, "claude-pm-warm") as pool:
+        # An interrupt while the pool starts its thread would make it forget to wait for it.
+        pool.submit(bool).result()
         try:
             return pool.submit(context.run, lambda: asyncio.run(run())).result()
         except KeyboardInterrupt:
