@@ -19,6 +19,7 @@ from benchmarks import (
     profilers,
     road,
     spans,
+    what_if,
 )
 
 BENCHMARKS = {
@@ -28,6 +29,7 @@ BENCHMARKS = {
     "http": http.run,
     "road": road.run,
     "prefix": prefix.run,
+    "what_if": what_if.run,
     "profilers": profilers.run,
     "attribution": attribution.run,
 }

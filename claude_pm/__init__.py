@@ -19,21 +19,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from claude_pm import errors, testing
+    from claude_pm import analysis, errors, testing
+    from claude_pm.analysis import compare
     from claude_pm.errors import ClaudePMError
     from claude_pm.notebook.extension import last
     from claude_pm.orchestration import Orchestrator
-    from claude_pm.profiles import Profile, list_profiles, load
-    from claude_pm.recording import profile, span, traced
+    from claude_pm.profiles import Experiment, Profile, list_profiles, load
+    from claude_pm.recording import experiment, profile, span, traced
     from claude_pm.settings import Settings, read_settings
 
 __version__ = "0.1.0"
 
 _HOME = {
     "ClaudePMError": "claude_pm.errors",
+    "Experiment": "claude_pm.profiles",
     "Orchestrator": "claude_pm.orchestration",
     "Profile": "claude_pm.profiles",
     "Settings": "claude_pm.settings",
+    "compare": "claude_pm.analysis",
+    "experiment": "claude_pm.recording",
     "last": "claude_pm.notebook.extension",
     "list_profiles": "claude_pm.profiles",
     "load": "claude_pm.profiles",
@@ -42,14 +46,18 @@ _HOME = {
     "span": "claude_pm.recording",
     "traced": "claude_pm.recording",
 }
-_MODULES = ("errors", "testing")
+_MODULES = ("analysis", "errors", "testing")
 
 __all__ = [
     "ClaudePMError",
+    "Experiment",
     "Orchestrator",
     "Profile",
     "Settings",
+    "analysis",
+    "compare",
     "errors",
+    "experiment",
     "last",
     "list_profiles",
     "load",

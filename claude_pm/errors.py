@@ -23,6 +23,7 @@
     ├── WorkerError                  a SUBPROCESS worker crashed or spoke nonsense
     ├── OrchestrationTimeoutError    the request took longer than it may (also a TimeoutError)
     ├── RecordingError               a profile cannot be recorded now (another profiler is on)
+    ├── ComparisonError              the samples, profiles or metrics cannot be compared
     └── ProfileError
         ├── ProfileNotFoundError     no profile at that path or of that id
         ├── ProfileDamagedError      files are missing or cannot be read
@@ -134,6 +135,10 @@ class OrchestrationTimeoutError(ClaudePMError, TimeoutError):
 
 class RecordingError(ClaudePMError):
     """A profile cannot be recorded now."""
+
+
+class ComparisonError(ClaudePMError):
+    """What was given cannot be compared."""
 
 
 class ProfileError(ClaudePMError):

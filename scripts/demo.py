@@ -12,7 +12,6 @@ from pathlib import Path
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import claude_pm
@@ -20,45 +19,33 @@ from claude_pm.analysis import compare_modes
 from claude_pm.errors import ClaudePMError
 from claude_pm.models import fetch_weights
 from claude_pm.orchestration import OrchestrationMode
-from claude_pm.recording import ProfileSession
+from claude_pm.recording import ExperimentSession
 from claude_pm.settings import read_settings
 
 AGENTS = ("documentation", "qa", "engineer")
 REQUEST = "In two sentences: what should I look at first in this project?"
 MAX_TOKENS = 32
-REPEATS = 3
+MODES = (OrchestrationMode.LOCAL, OrchestrationMode.SUBPROCESS)
+REPEATS = 5
 REPORT = Path("report.html")
 
 console = Console(stderr=True)
 
 
-async def compare(settings: claude_pm.Settings, progress: Progress) -> None:
-    """Ask every agent in every mode, in turns."""
-    modes = (OrchestrationMode.LOCAL, OrchestrationMode.SUBPROCESS)
-    total = len(AGENTS) * (1 + REPEATS * len(modes))
-    task = progress.add_task("", total=total)
+async def compare(settings: claude_pm.Settings, session: ExperimentSession) -> None:
+    """Ask all agents in each mode, in turns; the first round only warms up."""
     async with claude_pm.Orchestrator(settings) as orchestrator:
-
-        async def ask(agent: str, mode: OrchestrationMode, **attributes: object) -> None:
-            progress.update(task, description=f"{agent}, {mode.name}")
-            await orchestrator.orchestrate_agent(
-                agent, REQUEST, mode=mode, max_tokens=MAX_TOKENS, attributes=attributes
-            )
-            progress.advance(task)
-
-        for agent in AGENTS:
-            # Fills the model's prompt cache; recorded, but no part of the comparison.
-            await ask(agent, OrchestrationMode.LOCAL, warmup=True)
-        for turn in range(REPEATS):
-            for agent in AGENTS:
-                # Whoever goes first in one turn goes last in the next.
-                for mode in modes if turn % 2 == 0 else reversed(modes):
-                    await ask(agent, mode, repeat=turn)
+        for turn in session.turns():
+            with session.measuring(turn):
+                for agent in AGENTS:
+                    await orchestrator.orchestrate_agent(
+                        agent, REQUEST, mode=turn.condition, max_tokens=MAX_TOKENS
+                    )
 
 
-def show(profile: claude_pm.Profile) -> None:
-    """Print the comparison."""
-    modes = compare_modes(profile)
+def show(experiment: claude_pm.Experiment) -> None:
+    """Print the requests of each mode, and the verdicts on the rounds."""
+    modes = compare_modes(experiment.profile)
     table = Table(
         title=f"{', '.join(AGENTS)}; at most {MAX_TOKENS} output tokens",
         title_justify="left",
@@ -73,40 +60,31 @@ def show(profile: claude_pm.Profile) -> None:
         tokens = [f"{row[n]:.0f}" for n in ("cache_read_tokens", "input_tokens", "output_tokens")]
         table.add_row(row["mode"].upper(), str(row["n"]), *seconds, *tokens)
     Console().print(table)
-    ratio = modes.set_index("mode")["ratio"]["subprocess"]
-    print(
-        f"SUBPROCESS took {ratio:.1f} times as long as LOCAL (ratio of medians, warm LOCAL cache)."
-    )
+    print(experiment.compare())
 
 
 def main() -> int:
     """Run the demo; return the exit code. What was measured before a failure is saved too."""
-    columns = (
-        TextColumn("{task.description:<28}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    session = ProfileSession(
-        "compare modes", cpu=None, source=f"{Path(sys.argv[0]).name}: {REQUEST}"
-    )
+    session = ExperimentSession(
+        list(MODES), repeat=REPEATS, warmup=1, name="compare modes", cpu=None, memory="rss",
+        source=f"{Path(sys.argv[0]).name}: {REQUEST}",
+    )  # fmt: skip
     try:
         settings = read_settings()
         fetch_weights(settings)
         session.start()
         try:
-            with Progress(*columns, console=console) as progress:
-                asyncio.run(compare(settings, progress))
+            asyncio.run(compare(settings, session))
         finally:
-            saved = session.stop().save()
-            print(f"Profile: {os.path.relpath(saved)}")
-        report = session.profile.to_html(REPORT)
+            experiment = session.stop()
+            print(f"Profile: {os.path.relpath(experiment.save())}")
+        report = experiment.to_html(REPORT)
     except ClaudePMError as error:
         console.print(f"demo: {error}", markup=False)
         return 1
     except KeyboardInterrupt:
         return 130
-    show(session.profile)
+    show(experiment)
     print(f"Report: {report.resolve()}")
     return 0
 

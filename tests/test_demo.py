@@ -18,13 +18,13 @@ DEMO = Path(__file__).parent.parent / "scripts" / "demo.py"
 
 @pytest.fixture
 def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The script as a module, in an empty folder, asking one agent once in each mode."""
+    """The script as a module, in an empty folder, asking one agent twice in each mode."""
     monkeypatch.chdir(tmp_path)
     specification = importlib.util.spec_from_file_location("demo", DEMO)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     monkeypatch.setattr(module, "AGENTS", ("qa",))
-    monkeypatch.setattr(module, "REPEATS", 1)
+    monkeypatch.setattr(module, "REPEATS", 2)
     monkeypatch.setattr(module, "MAX_TOKENS", 4)
     return module
 
@@ -39,11 +39,10 @@ def test_measures_saves_and_reports(
     (row,) = claude_pm.list_profiles().to_dict("records")
     profile = claude_pm.load(row["path"])
     modes = compare_modes(profile).set_index("mode")
-    assert modes["n"].to_dict() == {"local": 1, "subprocess": 1}
-    ratio = modes.loc["subprocess", "ratio"]
-    assert f"SUBPROCESS took {ratio:.1f} times as long as LOCAL" in printed
+    assert modes["n"].to_dict() == {"local": 2, "subprocess": 2}
+    assert str(claude_pm.Experiment(profile).compare()) in printed
     for mode in ("local", "subprocess"):
-        line = re.search(rf"^ *{mode.upper()} +1 .*", printed, flags=re.MULTILINE)[0]
+        line = re.search(rf"^ *{mode.upper()} +2 .*", printed, flags=re.MULTILINE)[0]
         assert f"{modes.loc[mode, 'median_s']:.2f} s" in line
     assert profile.meta["model_use"] == "live"
     assert str(tmp_path / "report.html") in printed
@@ -69,7 +68,7 @@ def test_measured_is_kept_after_a_failure(
 ) -> None:
     """What was recorded until a failure is saved, and the exit code is 1."""
 
-    async def fail(_settings: object, _progress: object) -> None:
+    async def fail(_settings: object, _session: object) -> None:
         with claude_pm.span("before"):
             pass
         raise ModelOverloadedError("The server is overloaded.")

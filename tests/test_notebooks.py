@@ -32,7 +32,7 @@ def test_a_sentence_before_each_cell(path: Path) -> None:
 
 @pytest.mark.slow
 def test_compare_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """01_compare_modes measures both modes and the cache, draws two charts, saves and reports."""
+    """01_compare_modes measures both modes in turns, says what differs, saves and reports."""
     monkeypatch.setenv("CLAUDE_PM_PROFILES_DIR", str(tmp_path / "profiles"))
     shutil.copy(ROOT / "notebooks" / "01_compare_modes.ipynb", tmp_path)
     notebook = nbformat.read(tmp_path / "01_compare_modes.ipynb", as_version=4)
@@ -43,7 +43,7 @@ def test_compare_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     streams = {out.name for cell in code for out in cell.outputs if out.output_type == "stream"}
     assert streams == {"stdout"}
     charts = [out for cell in code for out in cell.outputs if "image/png" in out.get("data", {})]
-    assert len(charts) == 2
+    assert len(charts) == 1
     assert "orchestrate documentation" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
     (row,) = claude_pm.list_profiles(tmp_path / "profiles").to_dict("records")
@@ -51,7 +51,14 @@ def test_compare_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spans = profile.spans
     requests = spans[spans["name"] == "orchestrate"]
     assert profile.meta["model_use"] == "live"
-    assert requests["mode"].value_counts().to_dict() == {"local": 3, "subprocess": 3}
+    # A warm-up and five rounds.
+    assert requests["mode"].value_counts().to_dict() == {"local": 6, "subprocess": 6}
+    experiment = claude_pm.Experiment(profile)
+    assert (~experiment.samples["warmup"]).sum() == 10
+    table = experiment.compare().table.set_index("metric")
+    assert table.loc["duration_s", "verdict"] == "slower"
+    lengths = "".join(str(out.get("data", {})) for cell in code for out in cell.outputs)
+    assert "24 tokens is slower than 8 tokens" in lengths
     assert (requests["status"] == "ok").all()
     chats = spans[spans["name"] == "chat"].groupby("mode")["cache_read_tokens"]
     # The notebook's first answer left the agent's prompt in this process, and saved for others.

@@ -4,18 +4,30 @@ Needs nothing but a profile: no model, no recording.
 """
 
 from claude_pm.analysis.cache_effects import cache_effects
+from claude_pm.analysis.compare import Comparison, compare
 from claude_pm.analysis.compare_modes import compare_modes
+from claude_pm.analysis.compare_samples import Verdict, compare_samples
+from claude_pm.analysis.critical_path import CriticalPath, critical_path
 from claude_pm.analysis.memory_by_span import memory_by_span
 from claude_pm.analysis.phases import phase_table, request_segments
 from claude_pm.analysis.requests import requests_table
 from claude_pm.analysis.sampled_places import sampled_places
+from claude_pm.analysis.what_if import WhatIf, what_if
 
 __all__ = [
+    "Comparison",
+    "CriticalPath",
+    "Verdict",
+    "WhatIf",
     "cache_effects",
+    "compare",
     "compare_modes",
+    "compare_samples",
+    "critical_path",
     "memory_by_span",
     "phase_table",
     "request_segments",
     "requests_table",
     "sampled_places",
+    "what_if",
 ]

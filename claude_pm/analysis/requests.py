@@ -62,6 +62,8 @@ class Request:
 
     span: Row
     parts: list[Row]
+    warmup: bool = False
+    """Whether it, or a span around it, was recorded to warm up."""
 
 
 def requests_table(profile: Profile) -> pd.DataFrame:
@@ -82,7 +84,12 @@ def requests_frame(requests: Iterable[Request]) -> pd.DataFrame:
 def find_requests(spans: Sequence[Row]) -> list[Request]:
     """Return the requests among the spans, ordered by start, each with its own parts."""
     owners = owner_ids(spans)
-    found = {span["span_id"]: Request(span, []) for span in spans if span["name"] == REQUEST}
+    by_id = {span["span_id"]: span for span in spans}
+    found = {
+        span["span_id"]: Request(span, [], _is_warmup(span, by_id))
+        for span in spans
+        if span["name"] == REQUEST
+    }
     for span, owner in zip(spans, owners, strict=True):
         if owner is not None and span["name"] != REQUEST:
             found[owner].parts.append(span)
@@ -125,6 +132,16 @@ def attributes(span: Row) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _is_warmup(span: Row | None, by_id: dict[str, Row]) -> bool:
+    seen: set[str] = set()  # a damaged table may have a circle of parents
+    while span is not None and span["span_id"] not in seen:
+        if attributes(span).get("warmup") is True:
+            return True
+        seen.add(span["span_id"])
+        span = by_id.get(span["parent_id"])
+    return False
+
+
 def _summarised(request: Request) -> Row:
     chats = sorted(_named(request, "chat"), key=lambda chat: chat["start_s"])
     answered = next((chat for chat in reversed(chats) if chat["status"] == "ok"), None)
@@ -136,7 +153,7 @@ def _summarised(request: Request) -> Row:
     row["prefill_s"] = answered["ttft_s"] if answered else None
     row["queue_s"] = _total(span["duration_s"] for span in _named(request, "queue"))
     row["attempts"] = len(chats)
-    row["warmup"] = attributes(request.span).get("warmup") is True
+    row["warmup"] = request.warmup
     row["cache_state"] = _cache_state(answered) if answered else None
     return row
 

@@ -11,6 +11,7 @@ from claude_pm.cli import (
     agents,
     batch,
     bench,
+    compare,
     doctor,
     models,
     orchestrate,
@@ -34,6 +35,7 @@ app.command(
     context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
 )(profile.profile_script)
 app.command("report")(report.report)
+app.command("compare")(compare.compare)
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.add_typer(profiles.app, name="profiles")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,13 +19,13 @@ from claude_pm.notebook.results import Keeping, cell_name, keep
 from claude_pm.orchestration import OrchestrationMode, Orchestrator, batch_orchestrate
 from claude_pm.orchestration.batch import Outcome
 from claude_pm.orchestration.modes import parse_mode
-from claude_pm.recording import ProfileSession
+from claude_pm.recording import ExperimentSession, ProfileSession
 from claude_pm.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from claude_pm.profiles import Profile
+    from claude_pm.profiles import Experiment, Profile
 
 _TICK_S = 0.1
 
@@ -50,7 +50,7 @@ class OrchestrateMagics(Magics):
     @argument("--timeout", type=float, help="limit in seconds for each request")
     @recording_options
     @cell_magic
-    async def orchestrate(self, line: str, cell: str) -> Profile:
+    async def orchestrate(self, line: str, cell: str) -> Profile | Experiment:
         """Ask an agent; the cell's text is the request.
 
         ::
@@ -58,15 +58,18 @@ class OrchestrateMagics(Magics):
             %%orchestrate documentation --mode local,subprocess --repeat 5
             Explain what this project does in three sentences.
 
-        One request shows its answer as it comes. Several modes or repeats are asked in turns, so
-        that what disturbs the machine disturbs all modes alike. With ``--batch`` each line is a
-        request of its own, ``agent: request``, and several are served at the same time::
+        One request shows its answer as it comes. Several modes or repeats are an experiment, as
+        of ``claude_pm.experiment``: after a warm-up the modes are asked in turns, so that what
+        disturbs the machine disturbs all modes alike, and verdicts say what differs. With
+        ``--batch`` each line is a request of its own, ``agent: request``, and several are served
+        at the same time::
 
             %%orchestrate --batch
             qa: What would you test first?
             ops: What would you watch in production?
 
-        The value is the profile; it is kept in ``claude_pm.last()`` and under ``--as`` too.
+        The value is the profile or experiment; it is kept in ``claude_pm.last()`` and under
+        ``--as`` too.
         """
         values = parse_argstring(OrchestrateMagics.orchestrate, line)
         request = cell.strip()
@@ -85,27 +88,41 @@ class OrchestrateMagics(Magics):
         else:
             agent = orchestrator.registry.resolve(values.agent)
             name = f"orchestrate {agent}"
-        session = ProfileSession(
-            name,
-            cpu=or_none(values.cpu),
-            memory=or_none(values.memory),
-            internals=values.internals,
-            source=f"%%orchestrate {line}\n{cell}",
-        )
+        recording = {
+            "cpu": or_none(values.cpu),
+            "memory": or_none(values.memory),
+            "internals": values.internals,
+            "source": f"%%orchestrate {line}\n{cell}",
+        }
+        keeping = Keeping(values.save, values.as_name)
+        if len(modes) * values.repeat > 1:
+            if values.cpu is ...:
+                recording["cpu"] = None  # to count calls would slow down what is compared
+            names = {str(mode or orchestrator.mode): mode for mode in modes}
+            trial = ExperimentSession(
+                list(names), repeat=values.repeat, warmup=1, name=name, **recording
+            )
+            trial.start()
+            try:
+                async with _interruptible():
+                    await _ask_in_turns(trial, orchestrator, agent, request, names, options)
+            finally:
+                experiment = trial.stop(rename_file=partial(cell_name, self._shell))
+                keep(self._shell, experiment, keeping)
+            return experiment
+        session = ProfileSession(name, **recording)
         session.start()
         try:
             async with _interruptible():
                 if values.batch:
                     await _ask_batch(orchestrator, queries, {**options, "mode": modes[0]})
-                elif len(modes) * values.repeat == 1:
+                else:
                     await _ask_and_print(
                         self._shell, orchestrator, agent, request, modes[0], options
                     )
-                else:
-                    await _ask_in_turns(orchestrator, agent, request, modes, values.repeat, options)
         finally:
             session.stop(rename_file=partial(cell_name, self._shell))
-            keep(self._shell, session.profile, Keeping(values.save, values.as_name))
+            keep(self._shell, session.profile, keeping)
         return session.profile
 
     def _orchestrator_for(self, model: str | None) -> Orchestrator:
@@ -153,27 +170,17 @@ async def _ask_and_print(
 
 
 async def _ask_in_turns(
+    trial: ExperimentSession,
     orchestrator: Orchestrator,
     agent: str,
     request: str,
-    modes: list[OrchestrationMode | None],
-    repeat: int,
+    modes: Mapping[str, OrchestrationMode | None],
     options: dict[str, Any],
 ) -> None:
-    shown = DisplayHandle()
-    total = len(modes) * repeat
-    shown.display({"text/plain": f"0 of {total} answered"}, raw=True)
-    done = 0
-    for turn in range(repeat):
-        # Whoever goes first in one turn goes last in the next.
-        for mode in modes if turn % 2 == 0 else reversed(modes):
-            response = await orchestrator.orchestrate_agent(
-                agent, request, mode=mode, attributes={"repeat": turn}, **options
-            )
-            done += 1
-            last = f"{response.duration_s:.2f} s, {response.mode}"
-            shown.update(
-                {"text/plain": f"{done} of {total} answered; the last in {last}"}, raw=True
+    for turn in trial.turns():
+        with trial.recording_failures(turn), trial.measuring(turn):
+            await orchestrator.orchestrate_agent(
+                agent, request, mode=modes[turn.condition], **options
             )
 
 

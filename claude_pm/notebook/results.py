@@ -11,9 +11,9 @@ from claude_pm.errors import ClaudePMError, ProfileNotFoundError
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from claude_pm.profiles import Profile
+    from claude_pm.profiles import Experiment, Profile
 
-_last: Profile | None = None
+_last: Profile | Experiment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Keeping:
     as_name: str | None
 
 
-def last() -> Profile:
+def last() -> Profile | Experiment:
     """Return the newest result of a magic.
 
     Raises:
@@ -44,15 +44,15 @@ def cell_name(shell: InteractiveShell, file: str) -> str:
     return file if named is None else str(named[1])
 
 
-def keep(shell: InteractiveShell, profile: Profile, keeping: Keeping) -> None:
-    """Keep a finished profile for :func:`last` and under its name, and save it if asked."""
+def keep(shell: InteractiveShell, result: Profile | Experiment, keeping: Keeping) -> None:
+    """Keep a finished result for :func:`last` and under its name, and save it if asked."""
     global _last  # noqa: PLW0603 - the one newest result of this process
-    _last = profile
+    _last = result
     if keeping.as_name is not None:
-        shell.user_ns[keeping.as_name] = profile
+        shell.user_ns[keeping.as_name] = result
     if keeping.save:
         try:
-            print(f"Saved as {profile.save()}")
+            print(f"Saved as {result.save()}")
         except ClaudePMError as error:
             # The user's own result, or error, must not be replaced by this one.
             print(f"claude_pm: {error}", file=sys.stderr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from claude_pm.errors import ProfileError
 from claude_pm.profiles import schema
@@ -12,6 +12,9 @@ from claude_pm.profiles import schema
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
+    from claude_pm.analysis.critical_path import CriticalPath
+    from claude_pm.analysis.what_if import WhatIf
 
 TableSource = Callable[[], "pd.DataFrame"]
 """Makes a table's DataFrame when somebody asks for it."""
@@ -196,6 +199,28 @@ class Profile:
         from claude_pm.profiles.otel import to_otlp
 
         return to_otlp(self, endpoint)
+
+    def critical_path(self) -> CriticalPath:
+        """Return what the user waited for, and what the whole would take without each part."""
+        from claude_pm.analysis.critical_path import critical_path
+
+        return critical_path(self)
+
+    def what_if(
+        self,
+        *,
+        max_workers: int | None = None,
+        cache: Literal["hot", "cold"] | None = None,
+        mode: Literal["local", "subprocess"] | None = None,
+    ) -> WhatIf:
+        """Estimate what the recorded requests would have taken otherwise, by replaying them.
+
+        Raises:
+            ProfileError: nothing was asked for, or the recording has nothing to estimate it from.
+        """
+        from claude_pm.analysis.what_if import what_if
+
+        return what_if(self, max_workers=max_workers, cache=cache, mode=mode)
 
     def plot(self) -> Axes:
         """Draw the spans on a time axis, a lane an agent and process; return the Axes."""

@@ -125,9 +125,9 @@ class RssSampler:
             with self._reading:
                 self._read()
 
-    def _at_boundary(self) -> None:
+    def _at_boundary(self, *, always: bool = False) -> None:
         """Read before a span begins or ends: what comes later is not the earlier one's."""
-        if time.perf_counter_ns() - self._last_ns < BOUNDARY_S * 1e9:
+        if not always and time.perf_counter_ns() - self._last_ns < BOUNDARY_S * 1e9:
             return
         # Another thread that reads does it as well.
         if self._reading.acquire(blocking=False):

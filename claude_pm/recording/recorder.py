@@ -10,7 +10,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TYPE_CHECKING
 
 from claude_pm.recording.span_rows import FOREIGN, UNFINISHED, SpanRows, encodable
 
@@ -26,6 +26,12 @@ Theirs = tuple[int, int, str | None]
 
 # The rank of an answer to "was a model called?": a mixture is as good as its best part.
 _MODEL_USES = ("not called", "replayed", "live")
+
+
+class AtBoundary(Protocol):
+    """Reads the memory, if the last time was some while ago, or ``always``."""
+
+    def __call__(self, *, always: bool = False) -> None: ...
 
 
 class Recorder:
@@ -54,7 +60,7 @@ class Recorder:
         self.model_use = "not called"
         self.worker_tables: dict[str, list[Mapping[str, Any]]] = {}
         self.worker_overheads: list[dict[str, Any]] = []
-        self.at_boundary: Callable[[], None] | None = None
+        self.at_boundary: AtBoundary | None = None
         """Called before a span begins or ends."""
         self.thread_spans: dict[int, Span | None] | None = None
         """The open span of each thread that runs no task, by the thread's ident; None where

@@ -74,11 +74,11 @@ def time_axis(ax: Axes, longest_s: float, what: str) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds / unit_s:,.6g}"))
 
 
-def samples_axis(ax: Axes, seconds: Sequence[float], what: str) -> None:
+def samples_axis(ax: Axes, samples: Sequence[float], what: str, *, is_time: bool = True) -> None:
     """Make the x axis fit samples: from zero, or logarithmic where they are far apart."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    shortest, longest = min(seconds), max(seconds)
+    shortest, longest = min(samples), max(samples)
     if shortest > 0 and longest > _LOG_SPREAD * shortest:
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -87,7 +87,11 @@ def samples_axis(ax: Axes, seconds: Sequence[float], what: str) -> None:
         what = f"{what}, logarithmic"
     else:
         ax.set_xlim(0, longest * 1.08 or 1.0)
-    time_axis(ax, longest, what)
+    if is_time:
+        time_axis(ax, longest, what)
+    else:
+        ax.set_xlabel(what, fontsize=9)
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,.6g}"))
 
 
 def strip(

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from claude_pm.analysis.compare_samples import median_interval
 from claude_pm.analysis.rows import rows
+from claude_pm.analysis.samples import METRICS
 from claude_pm.errors import ProfileError
 from claude_pm.views import palette, words
 from claude_pm.views.axes import (
@@ -29,13 +31,15 @@ from claude_pm.views.axes import (
     time_axis,
     title,
 )
+from claude_pm.views.comparison import VERDICTS
+from claude_pm.views.comparison import value as value_text
 from claude_pm.views.reading import Reading
 from claude_pm.views.timeline import draw_timeline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from claude_pm.profiles import Profile
+    from claude_pm.profiles import Experiment, Profile
 
 Metric = Literal["duration_s", "ttft_s"]
 _METRICS = {"duration_s": "request duration", "ttft_s": "time to first text"}
@@ -54,6 +58,19 @@ def plot_modes(profile: Profile, *, metric: Metric = "duration_s", ax: Axes | No
         ProfileError: ``metric`` is neither ``duration_s`` nor ``ttft_s``.
     """
     return _plot(ax, lambda axes: draw_modes(Reading(profile), axes, metric))
+
+
+def plot_conditions(
+    experiment: Experiment, metric: str = "duration_s", *, ax: Axes | None = None
+) -> Axes:
+    """Draw each condition's samples: every one a dot, the median, and its 95 % interval.
+
+    Warm-ups and failures are not drawn.
+
+    Raises:
+        ProfileError: a sample has no such metric.
+    """
+    return _plot(ax, lambda axes: draw_conditions(Reading(experiment.profile), axes, metric))
 
 
 def plot_cache(profile: Profile, *, ax: Axes | None = None) -> Axes:
@@ -110,6 +127,58 @@ def draw_modes(reading: Reading, ax: Axes, metric: Metric) -> float | None:
         f"{model_note(reading.meta)}",
     )
     return FRAME_IN + 0.75 * len(samples)
+
+
+def draw_conditions(reading: Reading, ax: Axes, metric: str) -> float | None:
+    """Draw what :func:`plot_conditions` shows."""
+    known = {found.name: found for found in METRICS}
+    if metric not in known:
+        raise ProfileError(f"A sample has no metric {metric!r}; it has {', '.join(known)}.")
+    what, unit = known[metric].words, 1e6 if metric.endswith("_bytes") else 1.0
+    counted = [
+        row
+        for row in (rows(reading.experiment.samples) if reading.experiment is not None else [])
+        if row["status"] == "ok" and not row["warmup"] and row[metric] is not None
+    ]
+    if reading.experiment is None or not counted:
+        say(ax, f"No {what} to show: no sample has one.")
+        return None
+    samples = {
+        name: [row[metric] / unit for row in counted if row["condition"] == name]
+        for name in reading.experiment.conditions
+    }
+    samples = {name: values for name, values in samples.items() if values}
+    is_mode = all(name in palette.MODES for name in samples)
+    for row, (name, values) in enumerate(samples.items()):
+        colour = palette.MODES[name] if is_mode else palette.LINES[row % len(palette.LINES)]
+        strip(ax, row, values, colour)
+        interval = median_interval(values)
+        if interval is not None:
+            ax.plot(interval, [row + 0.36] * 2, color=colour, linewidth=2.2, marker="|", zorder=3)
+    rows_axis(
+        ax,
+        [f"{label(name)}\nn = {len(values):,}" for name, values in samples.items()],
+    )
+    dress(ax)
+    is_time = metric.endswith("_s") and not metric.endswith("_per_s")
+    shown = f"{what} (MB)" if unit > 1 else f"{what} ($)" if metric.endswith("_usd") else what
+    samples_axis(
+        ax, [value for values in samples.values() for value in values], shown, is_time=is_time
+    )
+    verdicts = [
+        f"{label(row.compared)} {value_text(metric, row.verdict.median_b)}: "
+        f"{VERDICTS.get(row.word, row.word)}"
+        for row in (reading.comparison.rows if reading.comparison is not None else ())
+        if row.metric.name == metric
+    ]
+    base, values = next(iter(samples.items()))
+    title(
+        ax,
+        "; ".join([f"{label(base)} {value_text(metric, quantile(values, 0.5) * unit)}", *verdicts]),
+        f"Median {what}; a dot is a sample, the box the middle half, the line below it the "
+        f"median's 95 % interval{model_note(reading.meta)}",
+    )
+    return FRAME_IN + 0.85 * len(samples)
 
 
 def draw_cache(reading: Reading, ax: Axes) -> float | None:

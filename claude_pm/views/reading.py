@@ -5,11 +5,14 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from claude_pm.analysis.compare import Comparison, compare_conditions
 from claude_pm.analysis.compare_modes import compare_requests
 from claude_pm.analysis.phases import phases_of
 from claude_pm.analysis.requests import Request, find_requests, owner_ids, requests_frame
 from claude_pm.analysis.rows import Row, rows
 from claude_pm.analysis.sampled_places import sampled_places
+from claude_pm.errors import ComparisonError
+from claude_pm.profiles.experiment import KEY, Experiment
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +56,21 @@ class Reading:
     def modes(self) -> list[Row]:
         """The rows of ``compare_modes``."""
         return rows(compare_requests(self._requests_frame))
+
+    @cached_property
+    def experiment(self) -> Experiment | None:
+        """The experiment that it recorded, if it did."""
+        return Experiment(self.profile) if KEY in self.meta else None
+
+    @cached_property
+    def comparison(self) -> Comparison | None:
+        """The conditions of its experiment against the first; None without a second."""
+        if self.experiment is None or len(self.experiment.conditions) == 1:
+            return None
+        try:
+            return compare_conditions(self.experiment)
+        except ComparisonError:  # no sample of two conditions was taken
+            return None
 
     @cached_property
     def places(self) -> list[Row]:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from claude_pm.profiles.text_file import write_text
-from claude_pm.views import fragments, sentences, words
-from claude_pm.views.charts import WIDTH_IN, draw_cache, draw_memory, draw_modes
+from claude_pm.views import comparison, fragments, sentences, words
+from claude_pm.views.charts import WIDTH_IN, draw_cache, draw_conditions, draw_memory, draw_modes
 from claude_pm.views.reading import Reading
 from claude_pm.views.timeline import draw_timeline
 
@@ -95,7 +95,10 @@ def report_html(profile: Profile) -> str:
         bar=fragments.phase_bar(reading),
         phases=fragments.phases(reading),
         other_spans=fragments.other_spans(reading),
-        modes=fragments.modes(reading),
+        modes=fragments.modes(reading) if reading.experiment is None else None,
+        conditions=comparison.conditions(reading),
+        verdicts=comparison.verdicts(reading),
+        comparison=comparison.verdict_table(reading),
         mode_sentences=sentences.mode_sentences(reading),
         charts=_charts(reading),
         requests=fragments.requests(reading),
@@ -117,14 +120,25 @@ def report_html(profile: Profile) -> str:
 def _charts(reading: Reading) -> list[Chart]:
     """Return the charts that have something to show."""
     drawings: list[tuple[str, Callable[[Axes], float | None]]] = [
-        ("Request duration by mode", lambda ax: draw_modes(reading, ax, "duration_s")),
-        ("Time to first text by mode", lambda ax: draw_modes(reading, ax, "ttft_s")),
+        *_compared(reading),
         ("Time to first text, cold and warm", lambda ax: draw_cache(reading, ax)),
         ("Timeline", lambda ax: draw_timeline(reading, ax)),
         ("Memory", lambda ax: draw_memory(reading, ax)),
     ]
     charts = [_chart(heading, draw) for heading, draw in drawings]
     return [chart for chart in charts if chart is not None]
+
+
+def _compared(reading: Reading) -> list[tuple[str, Callable[[Axes], float | None]]]:
+    if reading.experiment is None:
+        return [
+            ("Request duration by mode", lambda ax: draw_modes(reading, ax, "duration_s")),
+            ("Time to first text by mode", lambda ax: draw_modes(reading, ax, "ttft_s")),
+        ]
+    return [
+        ("Duration by condition", lambda ax: draw_conditions(reading, ax, "duration_s")),
+        ("Time to first text by condition", lambda ax: draw_conditions(reading, ax, "ttft_s")),
+    ]
 
 
 def _chart(heading: str, draw: Callable[[Axes], float | None]) -> Chart | None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from claude_pm.views import fragments, sentences, words
-from claude_pm.views.fragments import Table
+from claude_pm.views import comparison, fragments, sentences, words
 from claude_pm.views.reading import Reading
+from claude_pm.views.text_table import text_table
 
 if TYPE_CHECKING:
     from claude_pm.profiles import Profile
 
 TEXT_FUNCTIONS = 5
 HTML_FUNCTIONS = 15
-_CELL_LIMIT = 60
 
 
 def headline(profile: Profile) -> str:
@@ -25,25 +24,28 @@ def summary_text(profile: Profile) -> str:
     """Return the summary as plain text, for a terminal."""
     reading = Reading(profile)
     modes = fragments.modes(reading)
+    verdicts = comparison.verdicts(reading)
     functions = fragments.functions(reading, TEXT_FUNCTIONS)
     places = fragments.places(reading, TEXT_FUNCTIONS)
     parts = [
         "\n".join([sentences.headline(reading), *sentences.notes(reading)]),
-        _text_table(fragments.phases(reading)),
-        _text_table(fragments.other_spans(reading)),
+        text_table(fragments.phases(reading)),
+        text_table(fragments.other_spans(reading)),
     ]
-    if len(modes.rows) > 1:
-        parts.append("\n".join([_text_table(modes), *sentences.mode_sentences(reading)]))
+    if reading.experiment is not None:
+        parts.append("\n".join([text_table(comparison.conditions(reading)), *verdicts]))
+    elif len(modes.rows) > 1:
+        parts.append("\n".join([text_table(modes), *sentences.mode_sentences(reading)]))
     if functions.rows:
-        parts.append(f"{_text_table(functions)}\n{words.AWAITED_SENTENCE}")
+        parts.append(f"{text_table(functions)}\n{words.AWAITED_SENTENCE}")
     if places.rows:
-        parts.append(f"{_text_table(places)}\n{sentences.sampling(reading)}")
+        parts.append(f"{text_table(places)}\n{sentences.sampling(reading)}")
     for table, said in (
         (fragments.allocations(reading, TEXT_FUNCTIONS), sentences.allocations(reading)),
         (fragments.lines(reading, TEXT_FUNCTIONS), words.LINES_SENTENCE),
     ):
         if table.rows:
-            parts.append(f"{_text_table(table)}\n{said}")
+            parts.append(f"{text_table(table)}\n{said}")
     parts.append(sentences.peak_memory(reading))
     failures = sentences.errors(reading)
     if failures:
@@ -63,7 +65,9 @@ def summary_html(profile: Profile) -> str:
         bar=fragments.phase_bar(reading),
         phases=fragments.phases(reading),
         other_spans=fragments.other_spans(reading),
-        modes=fragments.modes(reading),
+        modes=fragments.modes(reading) if reading.experiment is None else None,
+        conditions=comparison.conditions(reading),
+        verdicts=comparison.verdicts(reading),
         mode_sentences=sentences.mode_sentences(reading),
         functions=fragments.functions(reading, HTML_FUNCTIONS),
         awaited=words.AWAITED_SENTENCE,
@@ -75,19 +79,4 @@ def summary_html(profile: Profile) -> str:
         scalene=words.LINES_SENTENCE,
         peak_memory=sentences.peak_memory(reading),
         errors=sentences.errors(reading),
-    )
-
-
-def _text_table(table: Table) -> str:
-    if not table.rows:
-        return ""
-    lines = [[column.heading for column in table.columns]]
-    lines += [[words.one_line(cell.text, _CELL_LIMIT) for cell in row] for row in table.rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
-    return "\n".join(
-        "  ".join(
-            text.rjust(width) if column.is_number else text.ljust(width)
-            for text, width, column in zip(line, widths, table.columns, strict=True)
-        ).rstrip()
-        for line in lines
     )

@@ -111,6 +111,13 @@ def times(ratio: float | None) -> str:
     return f"{ratio:,.1f}x" if ratio >= 1 else f"{ratio:.2f}x"
 
 
+def ratio(value: float | None) -> str:
+    """Return a ratio to three digits: ``1.04``, ``119``."""
+    if value is None:
+        return UNKNOWN
+    return _digits(value, max_decimals=3) if value else "0"
+
+
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """Return a count and its noun, in the plural (by default with an s) where it is not one."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {plural or noun + 's'}"

@@ -32,26 +32,34 @@ class TestAnswer:
         assert kernel.run("_ is asked and claude_pm.last() is asked").text == "True"
 
     def test_modes_in_turns(self, kernel: Kernel) -> None:
-        """Several modes and repeats are asked in turns; each worker is a process of its own."""
+        """Several modes and repeats are an experiment; each worker is a process of its own."""
         ran = kernel.run(
-            "%%orchestrate qa --mode local,SUBPROCESS --repeat 2 --max-tokens 2 --cpu none"
-            " --as both\n"
+            "%%orchestrate qa --mode local,SUBPROCESS --repeat 2 --max-tokens 2 --as both\n"
             "Say hello."
         )
         assert ran.error is None, ran.traceback
+        assert "subprocess" in ran.result["text/plain"]
+        assert "n = 2." in ran.result["text/plain"]
         told = json.loads(
             kernel.run(
                 "t = both.spans\n"
-                "asked = t[t['name'] == 'orchestrate']\n"
-                "answered = t[t['name'] == 'chat']\n"
-                "print(json.dumps([asked['mode'].tolist(), answered['pid'].nunique(),"
-                " answered['cache_read_tokens'].tolist()]))"
+                "samples = both.samples\n"
+                "answered = t[t['name'] == 'chat'].sort_values('start_s')\n"
+                "print(json.dumps([type(both).__name__, samples['condition'].tolist(),"
+                " samples['warmup'].tolist(), answered['mode'].tolist(),"
+                " answered['pid'].nunique(), answered['cache_read_tokens'].tolist(),"
+                " both.meta['cpu'], claude_pm.last() is both]))"
             ).stdout
         )
-        assert told[0] == ["local", "subprocess", "subprocess", "local"]
-        assert told[1] == 3
+        assert told[0] == "Experiment"
+        for first in (0, 2, 4):
+            assert sorted(told[1][first : first + 2]) == ["local", "subprocess"]
+        assert told[2] == [True] * 2 + [False] * 4
+        assert told[3] == told[1]
+        assert told[4] == 4
         # The first answer of all saved its agent's prompt, so even fresh processes start hot.
-        assert min(told[2][1:]) > 100
+        assert min(told[5][2:]) > 100
+        assert told[6:] == [None, True]
 
     def test_batch(self, kernel: Kernel) -> None:
         """Each line is a request of its own; one that fails does not lose the rest."""

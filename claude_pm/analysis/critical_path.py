@@ -1,0 +1,284 @@
+"""What was really waited for: the chain of spans that decided when the whole ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from claude_pm.analysis.phases import PHASES
+from claude_pm.analysis.replay import BUS, MODEL, OWN, Graph, Node, SpanTree, slotted_requests
+from claude_pm.profiles import schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from claude_pm.profiles import Profile
+
+KINDS = (*PHASES, OWN)
+"""The phases of requests, and the time outside them: in spans of the user's, or in none."""
+
+_EPSILON_S = 1e-9
+_MOST_IN_WORDS = 3
+
+CRITICAL_PATH = schema.Table(
+    "critical path",
+    "one stretch of time that the end waited for",
+    (
+        schema.Column("span_id", "string", "of the span at work; null between the roots"),
+        schema.Column("name", "string", "of that span"),
+        schema.Column("agent", "string", "the agent at work; null outside requests"),
+        schema.Column("kind", "string", f"one of {', '.join(KINDS)}"),
+        schema.Column("start_s", "Float64", "seconds since the profile began"),
+        schema.Column("duration_s", "Float64", "seconds to the next stretch"),
+    ),
+)
+
+_SHARE = schema.Column("share", "Float64", "part of the whole, 0 to 1")
+_SECONDS = schema.Column("seconds", "Float64", "seconds on the path")
+
+BY_KIND = schema.Table(
+    "critical path by kind",
+    "one kind of time on the path",
+    (schema.Column("kind", "string", f"one of {', '.join(KINDS)}"), _SECONDS, _SHARE),
+)
+
+BY_AGENT = schema.Table(
+    "critical path by agent",
+    "one agent on the path; null is the time of no agent",
+    (schema.Column("agent", "string", "the agent at work"), _SECONDS, _SHARE),
+)
+
+WITHOUT = schema.Table(
+    "without",
+    "one kind of time, or one agent, as if it took none",
+    (
+        schema.Column("what", "string", "a kind, or 'agent' and its name"),
+        schema.Column("wall_s", "Float64", "seconds that the whole would take, by replay"),
+        schema.Column("saved_s", "Float64", "seconds less than a replay with nothing changed"),
+        schema.Column("saved_share", "Float64", "part of that replay, 0 to 1"),
+    ),
+)
+
+_WORDS = {
+    "queue": "the queue",
+    "start_worker": "the start of workers",
+    "start_model": "the start of the model",
+    "build_context": "building contexts",
+    "saved_prefix": "restoring and saving prompts",
+    "prefill": "prefill",
+    "decode": "decode",
+    "no_text": "attempts that gave no text",
+    "other": "the rest of the requests",
+    OWN: "own Python",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CriticalPath:
+    """The stretches of time that the end of a profile waited for, one after the other.
+
+    ``wall_s`` is the time from the first root span's start to the last one's end, ``replayed_s``
+    what a replay of the dependencies with nothing changed gives: the nearer, the better they are
+    known. The stretches of ``table`` (:data:`CRITICAL_PATH` declares its columns) follow each
+    other and add up to ``wall_s``; ``by_kind`` and ``by_agent`` are its sums. ``without``
+    (:data:`WITHOUT`) says what would be gained at most by each kind or agent: not its time on the
+    path, since another path may be nearly as long.
+    """
+
+    wall_s: float
+    replayed_s: float
+    table: pd.DataFrame = field(repr=False)
+    by_kind: pd.DataFrame = field(repr=False)
+    by_agent: pd.DataFrame = field(repr=False)
+    without: pd.DataFrame = field(repr=False)
+
+    @property
+    def headline(self) -> str:
+        """What most of the time was waited for, in a sentence."""
+        parts = [
+            f"{_WORDS[kind]} {share:.0%}"
+            for kind, share in zip(self.by_kind["kind"], self.by_kind["share"], strict=True)
+            if share is not None and share >= 0.01  # noqa: PLR2004 - a percent
+        ][:_MOST_IN_WORDS]
+        said = f"Of {self.wall_s:.3g} s"
+        said += f", you waited for {', '.join(parts)}." if parts else " there is nothing to tell."
+        # Without an agent there is nothing to ask: that is for the table.
+        can_gain = self.without["what"].isin(KINDS) & (self.without["saved_s"] > 0)
+        best = self.without[can_gain].head(1)
+        for what, saved_s in zip(best["what"], best["saved_s"], strict=True):
+            said += f" The most to gain: without {_WORDS[what]} it would take {saved_s:.3g} s less."
+        return said
+
+    def __repr__(self) -> str:
+        frames = (self.by_kind, self.by_agent, self.without)
+        return "\n\n".join([self.headline, *(frame.to_string(index=False) for frame in frames)])
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """Show the sentence and the tables (IPython's display protocol)."""
+        del include, exclude
+        from html import escape
+
+        frames = (self.by_kind, self.by_agent, self.without)
+        tables = "".join(frame.to_html(index=False, border=0) for frame in frames)
+        return {"text/plain": repr(self), "text/html": f"<p>{escape(self.headline)}</p>{tables}"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    node: Node
+    kind: str
+    start_s: float
+    end_s: float
+
+
+def critical_path(profile: Profile) -> CriticalPath:
+    """Return the chain of spans that decided when the last of the profile's root spans ended.
+
+    It is walked backwards: at each instant to the span that ended last before it, and down into
+    that span; time that no such span covers is the surrounding span's own. (Critical paths by
+    backward replay: D. Böhme et al., "Scalable critical-path based performance analysis", IPDPS
+    2012; on trees of spans: Z. Zhang et al., "CRISP: critical path analysis of large-scale
+    microservice architectures", USENIX ATC 2022.) A workflow's step waited for the steps that it
+    needs, whatever else ended before it.
+
+    Waiting in a queue counts as ``queue``: that is what the user waited for. That it was waiting
+    for another request's place is known to ``without``, which replays the recording: without
+    ``prefill``, say, requests wait less in the queue too.
+
+    Raises:
+        ProfileError: the profile has no span that ended.
+    """
+    import pandas as pd
+
+    tree = SpanTree(profile)
+    wall_s = tree.root.end_s - tree.root.start_s
+    stretches = list(_joined(_walk(tree)))
+    table = schema.frame_from_rows(CRITICAL_PATH, [_row(stretch) for stretch in stretches])
+    by_kind, by_agent = (
+        table.groupby(key, dropna=False)["duration_s"].sum().sort_values(ascending=False)
+        for key in ("kind", "agent")
+    )
+
+    def shares(declared: schema.Table, key: str, sums: pd.Series[float]) -> pd.DataFrame:
+        seconds = [float(value) for value in sums]
+        return schema.frame(
+            declared,
+            {
+                key: [None if pd.isna(name) else name for name in sums.index],
+                "seconds": seconds,
+                "share": [value / wall_s if wall_s else None for value in seconds],
+            },
+        )
+
+    graph = Graph(tree, slotted_requests(profile, tree))
+    replayed_s = graph.replay()
+    return CriticalPath(
+        wall_s=wall_s,
+        replayed_s=replayed_s,
+        table=table,
+        by_kind=shares(BY_KIND, "kind", by_kind),
+        by_agent=shares(BY_AGENT, "agent", by_agent),
+        without=_without(graph, replayed_s),
+    )
+
+
+def _walk(tree: SpanTree) -> Iterator[_Stretch]:
+    """Yield the stretches in order of time."""
+    found: list[_Stretch] = []
+    # Spans to walk, and stretches of their own time; the last one first.
+    waiting: list[tuple[Node, float, float, bool]] = [
+        (tree.root, tree.root.start_s, tree.root.end_s, False)
+    ]
+    while waiting:
+        node, start_s, end_s, is_own = waiting.pop()
+        if is_own:
+            found += [
+                _Stretch(node, piece.phase, piece.start_s, piece.end_s)
+                for piece in reversed(tree.pieces(node, start_s, end_s))
+            ]
+        else:
+            waiting += reversed(list(_backwards(node, start_s, end_s)))
+    return reversed(found)
+
+
+def _backwards(
+    node: Node, start_s: float, end_s: float
+) -> Iterator[tuple[Node, float, float, bool]]:
+    """Yield what the span waited for, the last first: spans below it, and its own time between."""
+    reached = end_s
+    needed: set[str] | None = None
+    for child in sorted(node.children, key=lambda child: (-child.end_s, -child.start_s)):
+        if child.end_s > reached + _EPSILON_S or child.start_s >= reached:
+            # It was still at work: what came next did not wait for it.
+            continue
+        if needed is not None and child.span_id not in needed:
+            continue
+        yield node, min(child.end_s, reached), reached, True
+        yield child, child.start_s, min(child.end_s, reached), False
+        reached = child.start_s
+        needed = child.needed()
+    yield node, start_s, reached, True
+
+
+def _joined(stretches: Iterator[_Stretch]) -> Iterator[_Stretch]:
+    last: _Stretch | None = None
+    for stretch in stretches:
+        if last is not None and (last.node, last.kind) == (stretch.node, stretch.kind):
+            last = _Stretch(last.node, last.kind, last.start_s, stretch.end_s)
+            continue
+        if last is not None:
+            yield last
+        last = stretch
+    if last is not None:
+        yield last
+
+
+def _row(stretch: _Stretch) -> Mapping[str, Any]:
+    return {
+        "span_id": stretch.node.span_id,
+        "name": stretch.node.name,
+        "agent": stretch.node.agent,
+        "kind": stretch.kind,
+        "start_s": stretch.start_s,
+        "duration_s": stretch.end_s - stretch.start_s,
+    }
+
+
+def _without(graph: Graph, replayed_s: float) -> pd.DataFrame:
+    kinds = {activity.kind for activity in graph.activities if activity.seconds > 0}
+    if any(activity.acquire in (BUS, MODEL) for activity in graph.activities):
+        kinds.add("queue")
+    agents = sorted({activity.agent for activity in graph.activities if activity.agent is not None})
+    rows = []
+    for kind in KINDS:
+        if kind not in kinds:
+            continue
+        if kind == "queue":
+            # Nobody has to wait for a place; a batch's own limit is not the queue.
+            places = {
+                place: free for place, free in graph.capacities.items() if place not in (BUS, MODEL)
+            }
+            rows.append((kind, graph.replay(capacities=places)))
+            continue
+        rows.append((kind, _replayed(graph, [a.kind != kind for a in graph.activities])))
+    for agent in agents:
+        left = [activity.agent != agent for activity in graph.activities]
+        rows.append((f"agent {agent}", _replayed(graph, left)))
+    rows.sort(key=lambda row: row[1])
+    return schema.frame_from_rows(
+        WITHOUT,
+        [
+            {
+                "what": what,
+                "wall_s": wall_s,
+                "saved_s": replayed_s - wall_s,
+                "saved_share": (replayed_s - wall_s) / replayed_s if replayed_s else None,
+            }
+            for what, wall_s in rows
+        ],
+    )
+
+
+def _replayed(graph: Graph, left: list[bool]) -> float:
+    return graph.replay(graph.seconds * left)

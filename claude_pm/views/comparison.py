@@ -1,0 +1,217 @@
+"""Verdicts for people: sentences, a table, Markdown, HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from claude_pm.analysis.compare import Compared, Comparison
+from claude_pm.analysis.rows import rows
+from claude_pm.analysis.samples import METRICS
+from claude_pm.profiles.text_file import write_text
+from claude_pm.views import words
+from claude_pm.views.fragments import Cell, Column, Table
+
+if TYPE_CHECKING:
+    from claude_pm.views.reading import Reading
+
+VERDICTS = {"same": "no difference", "unclear": "not enough data"}
+"""What is not called by its own name."""
+_LEAST_P = 0.001
+_SHOWN = ("duration_s", "ttft_s")
+"""The metrics that get a sentence, where there are several."""
+
+
+def verdict_sentences(comparison: Comparison) -> list[str]:
+    """Return a sentence for each side that was compared, on how long it took."""
+    shown = [row for row in comparison.rows if row.metric.name in _SHOWN] or comparison.rows
+    return [_sentence(row) for row in shown]
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Return every metric of every side."""
+    several = len({(row.baseline, row.compared) for row in comparison.rows}) > 1
+    columns = [
+        *([Column("compared")] if several else []),
+        Column("metric"),
+        *(
+            Column(heading, is_number=True)
+            for heading in ("baseline", "compared", "ratio", "95 % interval")
+        ),
+        Column("verdict"),
+        *(Column(heading, is_number=True) for heading in ("n", "p")),
+    ]
+    return Table(
+        columns,
+        [
+            [
+                *([Cell(_plain(f"{row.compared} / {row.baseline}"))] if several else []),
+                *_cells(row),
+            ]
+            for row in comparison.rows
+        ],
+    )
+
+
+def verdicts(reading: Reading) -> list[str]:
+    """Return the verdicts on an experiment's conditions; none where there is no second one."""
+    found = reading.comparison
+    return [] if found is None else [*verdict_sentences(found), *found.notes]
+
+
+def verdict_table(reading: Reading) -> Table:
+    """Return every metric of an experiment's conditions against the first."""
+    found = reading.comparison
+    return Table([], []) if found is None else comparison_table(found)
+
+
+def conditions(reading: Reading) -> Table:
+    """Return the medians of each condition of an experiment; of metrics nobody has, none."""
+    if reading.experiment is None:
+        return Table([], [])
+    samples = rows(reading.experiment.samples)
+    counted = [row for row in samples if row["status"] == "ok" and not row["warmup"]]
+    metrics = [m for m in METRICS if any(row[m.name] is not None for row in counted)]
+    headings = ["n", "failed", *(metric.words for metric in metrics)]
+    table = []
+    for condition in reading.experiment.conditions:
+        own = [row for row in counted if row["condition"] == condition]
+        failed = sum(
+            row["condition"] == condition and row["status"] != "ok" and not row["warmup"]
+            for row in samples
+        )
+        medians = [
+            value(metric.name, _median([row[metric.name] for row in own])) for metric in metrics
+        ]
+        texts = [_plain(condition), words.whole(len(own)), words.whole(failed), *medians]
+        table.append([Cell(text) for text in texts])
+    return Table(
+        [Column("condition"), *(Column(heading, is_number=True) for heading in headings)], table
+    )
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """Return the verdicts as plain text."""
+    return "\n".join([*map(_sentence, comparison.rows), *comparison.notes])
+
+
+def comparison_html(comparison: Comparison) -> str:
+    """Return the verdicts as one ``<div class="claude-pm">``, with its style, without scripts."""
+    from claude_pm.views.html import render
+
+    return render("comparison.html.j2", **_pieces(comparison))
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """Return the verdicts as a Markdown table."""
+    table = comparison_table(comparison)
+
+    def line(texts: Sequence[str]) -> str:
+        return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in texts)} |"
+
+    body = [line([cell.text for cell in row]) for row in table.rows]
+    rule = line(["---:" if column.is_number else ":---" for column in table.columns])
+    head = line([column.heading for column in table.columns])
+    said = [f"- {sentence}" for sentence in verdict_sentences(comparison)]
+    notes = [f"\n{note}" for note in comparison.notes]
+    return "\n".join([*said, "", head, rule, *body, *notes]) + "\n"
+
+
+def write_comparison(comparison: Comparison, path: str | Path) -> Path:
+    """Write the verdicts as one HTML file and return its path.
+
+    Raises:
+        ProfileStorageError: the file could not be written.
+    """
+    from claude_pm.views.html import render
+
+    html = render("comparison_report.html.j2", **_pieces(comparison))
+    return write_text(path, html, what="comparison", example="comparison.html")
+
+
+def value(metric: str, number: float | None) -> str:
+    """Return a metric's value with its unit."""
+    if number is None:
+        return words.UNKNOWN
+    if metric.endswith("_per_s"):
+        return f"{number:,.1f}/s"
+    if metric.endswith("_s"):
+        return words.duration(number)
+    if metric.endswith("_bytes"):
+        return words.size(number)
+    return words.usd(number) if metric.endswith("_usd") else words.whole(number)
+
+
+def _pieces(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "headline": verdict_sentences(comparison),
+        "table": comparison_table(comparison),
+        "notes": comparison.notes,
+    }
+
+
+def _cells(row: Compared) -> list[Cell]:
+    verdict = row.verdict
+    count = (
+        words.whole(verdict.n_a)
+        if verdict.n_a == verdict.n_b
+        else f"{verdict.n_a:,} and {verdict.n_b:,}"
+    )
+    p_value = verdict.p_value
+    texts = (
+        row.metric.words,
+        value(row.metric.name, verdict.median_a),
+        value(row.metric.name, verdict.median_b),
+        words.ratio(verdict.ratio),
+        _interval(row),
+        VERDICTS.get(row.word, row.word),
+        count,
+        words.UNKNOWN if p_value is None else "<0.001" if p_value < _LEAST_P else f"{p_value:.3f}",
+    )
+    return [Cell(text) for text in texts]
+
+
+def _sentence(row: Compared) -> str:
+    verdict, metric = row.verdict, row.metric
+    sides = f"{value(metric.name, verdict.median_b)} against {value(metric.name, verdict.median_a)}"
+    if verdict.ratio is not None:
+        interval = f" ({_interval(row)})" if verdict.ci_low is not None else ""
+        sides += f", {words.ratio(verdict.ratio)} times{interval}"
+    count = (
+        f"n = {verdict.n_b}"
+        if verdict.n_a == verdict.n_b
+        else (f"n = {verdict.n_b} against {verdict.n_a}")
+    )
+    compared, baseline = _plain(row.compared), _plain(row.baseline)
+    facts = f"{metric.words} {sides}, {count}"
+    if row.word == "same":
+        margin = f"{100 * verdict.margin:g} %"
+        return f"{compared} and {baseline}: no difference beyond {margin} ({facts})."
+    if row.word == "unclear":
+        more = ""
+        if verdict.more_repeats is not None:
+            more = f" About {words.counted(verdict.more_repeats, 'more sample')} of each would "
+            more += "likely decide it."
+        return f"{compared} and {baseline}: not enough data ({facts}).{more}"
+    if row.metric.is_speed:
+        return f"{compared} is {row.word} than {baseline}: {facts}."
+    return f"{compared} takes {row.word} than {baseline}: {facts}."
+
+
+def _interval(row: Compared) -> str:
+    low, high = row.verdict.ci_low, row.verdict.ci_high
+    if low is None or high is None:
+        return words.UNKNOWN
+    return f"{words.ratio(low)} to {words.ratio(high)}"
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    import numpy as np
+
+    known = [number for number in values if number is not None]
+    return float(np.median(known)) if known else None
+
+
+def _plain(text: str) -> str:
+    return words.one_line(text, 60)

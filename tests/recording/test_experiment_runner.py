@@ -1,0 +1,242 @@
+"""Experiments that are run: turns, warm-ups, failures, interrupts, and whatever is awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+
+import claude_pm
+from claude_pm.errors import RecordingError
+
+
+def nothing() -> None:
+    """Take no time."""
+
+
+class TestTurns:
+    def test_blocks(self) -> None:
+        """Every condition has one turn in each block, in an order drawn anew; warm-ups first."""
+        made = claude_pm.experiment(
+            {"a": nothing, "b": nothing, "c": nothing}, repeat=8, warmup=2, seed=3
+        )
+        samples = made.samples
+        assert samples["order"].tolist() == list(range(30))
+        assert samples["warmup"].tolist() == [True] * 6 + [False] * 24
+        counted = samples[~samples["warmup"]]
+        assert counted["block"].tolist() == [block for block in range(8) for _ in range(3)]
+        orders = [tuple(block["condition"]) for _, block in counted.groupby("block")]
+        assert all(sorted(order) == ["a", "b", "c"] for order in orders)
+        assert len(set(orders)) > 2
+
+    def test_seed(self) -> None:
+        """The seed is kept, and draws the same order again."""
+        first = claude_pm.experiment({"a": nothing, "b": nothing}, repeat=12)
+        seed = first.meta["experiment"]["seed"]
+        again = claude_pm.experiment({"a": nothing, "b": nothing}, repeat=12, seed=seed)
+        other = claude_pm.experiment({"a": nothing, "b": nothing}, repeat=12, seed=seed + 1)
+        orders = [made.samples["condition"].tolist() for made in (first, again, other)]
+        assert orders[0] == orders[1] != orders[2]
+
+    def test_saved_and_loaded(self, tmp_path: Any) -> None:
+        """A saved experiment comes back with its samples and verdicts."""
+        made = claude_pm.experiment({"a": nothing, "b": nothing}, repeat=3)
+        loaded = claude_pm.Experiment(claude_pm.load(made.save(tmp_path)))
+        assert loaded.samples.equals(made.samples)
+        assert loaded.compare().table.equals(made.compare().table)
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            ({"conditions": {}}, "at least one condition"),
+            ({"conditions": {"a": 3}}, "'a' is int, which cannot be called"),
+            ({"repeat": 0}, "repeat=0; it may be a whole number from 1"),
+            ({"warmup": -1}, "warmup=-1; it may be a whole number from 0"),
+            ({"cpu": "x"}, "cpu='x'"),
+        ],
+    )
+    def test_refused(self, arguments: dict[str, Any], said: str) -> None:
+        """What cannot be run is refused before anything runs."""
+        with pytest.raises(RecordingError, match=said):
+            claude_pm.experiment(**{"conditions": {"a": nothing}} | arguments)
+
+
+class TestMeasured:
+    def test_spans_below(self) -> None:
+        """What a condition does lies below its sample's span."""
+
+        def work() -> None:
+            with claude_pm.span("step"):
+                pass
+
+        made = claude_pm.experiment({"a": work}, repeat=2, warmup=0)
+        steps = made.spans[made.spans["name"] == "step"]
+        assert steps["parent_id"].tolist() == made.samples["span_id"].tolist()
+
+    def test_cpu_of_children(self) -> None:
+        """CPU time is that of the process and of processes that it waited for; sleep has none."""
+        burn = "import time\nwhile time.process_time() < 0.3: pass"
+
+        def child() -> None:
+            subprocess.run([sys.executable, "-c", burn], check=True)
+
+        def own() -> None:
+            until = time.process_time() + 0.3
+            while time.process_time() < until:
+                pass
+
+        made = claude_pm.experiment(
+            {"child": child, "own": own, "sleep": lambda: time.sleep(0.05)}, repeat=1, warmup=0
+        )
+        cpu_s = made.samples.set_index("condition")["cpu_s"]
+        assert cpu_s["child"] >= 0.3
+        assert 0.3 <= cpu_s["own"] < 1.0
+        assert cpu_s["sleep"] < 0.05
+
+    def test_peak_memory(self) -> None:
+        """A condition that holds 80 MB for a moment has them in its peak."""
+
+        def much() -> None:
+            held = bytearray(80_000_000)
+            time.sleep(0.02)
+            del held
+
+        made = claude_pm.experiment({"none": lambda: time.sleep(0.02), "much": much}, repeat=3)
+        peaks = made.samples.groupby("condition")["peak_rss_bytes"].max()
+        assert peaks["much"] - peaks["none"] > 70_000_000
+
+
+class TestAwaited:
+    def test_coroutine_functions(self) -> None:
+        """Coroutines are awaited, all in one loop, by whatever kind of call they are made."""
+        loops = set()
+
+        async def work() -> None:
+            loops.add(id(asyncio.get_running_loop()))
+            await asyncio.sleep(0.01)
+
+        made = claude_pm.experiment({"a": work, "b": lambda: work()}, repeat=3)  # noqa: PLW0108
+        assert len(loops) == 1
+        assert made.samples["duration_s"].min() >= 0.01
+        assert made.samples["status"].tolist() == ["ok"] * 8
+
+    def test_in_a_running_loop(self) -> None:
+        """In a notebook a loop runs already: another thread's loop awaits, with the same spans."""
+        threads = set()
+
+        async def work() -> None:
+            threads.add(threading.current_thread())
+            with claude_pm.span("step"):
+                await asyncio.sleep(0)
+
+        async def cell() -> claude_pm.Experiment:
+            return claude_pm.experiment({"a": work, "b": lambda: work()}, repeat=2)  # noqa: PLW0108
+
+        made = asyncio.run(cell())
+        assert threading.main_thread() not in threads
+        steps = made.spans[made.spans["name"] == "step"]
+        assert steps["parent_id"].tolist() == made.samples["span_id"].tolist()
+        assert not any(thread.is_alive() for thread in threads)
+
+
+class TestFailures:
+    def test_go_on(self) -> None:
+        """A failure is a row with its error, and the others go on."""
+        calls: Counter[str] = Counter()
+
+        def sometimes() -> None:
+            calls["sometimes"] += 1
+            if calls["sometimes"] == 3:
+                raise ValueError("broken")
+
+        async def sometimes_awaited() -> None:
+            sometimes()
+
+        for condition in (sometimes, sometimes_awaited):
+            calls.clear()
+            made = claude_pm.experiment({"a": condition, "b": nothing}, repeat=3)
+            failed = made.samples[made.samples["status"] == "error"]
+            assert len(made.samples) == 8
+            assert failed["condition"].tolist() == ["a"]
+            assert failed["error"].tolist() == ["ValueError: broken"]
+            assert made.meta["experiment"]["complete"]
+            assert made.compare().notes == ("1 sample of a failed and is left out.",)
+
+    def test_warm_up(self) -> None:
+        """What fails in the warm-up is wrong altogether: its own error is raised."""
+
+        def wrong() -> None:
+            raise ValueError("broken")
+
+        with pytest.raises(ValueError, match="broken"):
+            claude_pm.experiment({"a": nothing, "b": wrong})
+        # And nothing stays behind that would forbid the next one.
+        claude_pm.experiment({"a": nothing}, repeat=1, cpu="cprofile")
+
+    @pytest.mark.parametrize("awaited", [False, True])
+    @pytest.mark.parametrize("running_loop", [False, True])
+    def test_interrupt_keeps(self, awaited: bool, running_loop: bool) -> None:
+        """An interrupt ends the experiment; what was measured until then is had."""
+        calls = []
+
+        def interrupt() -> None:
+            calls.append(1)
+            if len(calls) == 4:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+        def waiting() -> None:
+            interrupt()
+            time.sleep(0.01 if len(calls) < 4 else 30)
+
+        async def waiting_awaited() -> None:
+            interrupt()
+            await asyncio.sleep(0.01 if len(calls) < 4 else 30)
+
+        def run() -> claude_pm.Experiment:
+            return claude_pm.experiment(
+                {"a": waiting_awaited if awaited else waiting}, repeat=9, warmup=1
+            )
+
+        async def cell() -> claude_pm.Experiment:
+            # asyncio.run's own handler would only cancel this task, as no kernel's does.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            return run()
+
+        made = asyncio.run(cell()) if running_loop else run()
+        assert made.meta["experiment"]["complete"] is False
+        assert (made.samples["status"] == "ok").sum() == 3
+        assert made.samples["status"].iloc[3] == "cancelled"
+
+
+def test_progress_on_a_terminal() -> None:
+    """On a terminal one line tells how far it is; elsewhere nothing is printed."""
+    code = (
+        "import claude_pm, time\n"
+        "claude_pm.experiment({'a': lambda: time.sleep(.01)}, repeat=3, warmup=0)"
+    )
+    quiet = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert (quiet.stdout, quiet.stderr) == (b"", b"")
+    leader, follower = os.openpty()
+    with subprocess.Popen([sys.executable, "-c", code], stderr=follower) as process:
+        os.close(follower)
+        text = b""
+        while True:
+            try:
+                text += os.read(leader, 4096)
+            except OSError:  # the end of a terminal
+                break
+        assert process.wait() == 0
+    os.close(leader)
+    lines = text.decode().split("\r")
+    assert "now a" in lines[1]
+    assert "1 of 3 samples" in lines[2]
+    assert "left" in lines[2]
+    assert lines[-1].strip() == "" or "3 of 3 samples" in text.decode()
