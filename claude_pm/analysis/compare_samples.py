@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-from scipy import stats
+import numpy as np  # scipy is imported where it is used: it takes its time
 
 from claude_pm.errors import ComparisonError
 
@@ -201,7 +200,8 @@ def finite(values: Sequence[float], name: str) -> np.ndarray:
     found = np.array([math.nan if _is_null(value) else float(value) for value in values])
     if np.isinf(found).any():
         raise ComparisonError(f"The samples of {name} hold an infinite value: there is no median.")
-    return found[~np.isnan(found)]
+    known: np.ndarray = found[~np.isnan(found)]
+    return known
 
 
 def _is_null(value: Any) -> bool:
@@ -249,6 +249,8 @@ def _ratio(median_a: float | None, median_b: float | None) -> float | None:
 def _interval(
     a: np.ndarray, b: np.ndarray, *, paired: bool
 ) -> tuple[float, float] | tuple[None, None]:
+    from scipy import stats
+
     n = min(len(a), len(b))
     if np.ptp(a) == 0 and np.ptp(b) == 0:
         ratio = _ratio(a[0], b[0])
@@ -271,6 +273,8 @@ def _interval(
 
 def _student_interval(a: np.ndarray, b: np.ndarray, *, paired: bool) -> tuple[float, float]:
     """Return the interval of the ratio of medians of logarithms, as if those were normal."""
+    from scipy import stats
+
     centre = np.median(b) - np.median(a)
     if paired:
         error, freedom = (b - a).std(ddof=1) / math.sqrt(len(a)), float(len(a) - 1)
@@ -287,6 +291,8 @@ def _student_interval(a: np.ndarray, b: np.ndarray, *, paired: bool) -> tuple[fl
 
 def _p_value(a: np.ndarray, b: np.ndarray, *, paired: bool) -> float:
     """Return the p value of Yuen's test (1974), of one sample of differences where paired."""
+    from scipy import stats
+
     if min(a.min(), b.min()) > 0:
         a, b = np.log(a), np.log(b)
     sides = [b - a] if paired else [a, b]
@@ -314,6 +320,8 @@ def _squared_error(values: np.ndarray) -> tuple[float, int]:
 
 
 def _superiority(a: np.ndarray, b: np.ndarray, *, paired: bool) -> float | None:
+    from scipy import stats
+
     if not len(a) or not len(b):
         return None
     if paired:

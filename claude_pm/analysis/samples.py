@@ -181,7 +181,7 @@ def _tpot_s(request: Row) -> float | None:
     ttft_s, tokens = request["ttft_s"], request["output_tokens"]
     if ttft_s is None or tokens is None or tokens <= 1:
         return None
-    return float(request["duration_s"] - ttft_s) / (tokens - 1)
+    return float((request["duration_s"] - ttft_s) / (tokens - 1))
 
 
 def _tokens_per_s(row: Row) -> float | None:

@@ -290,6 +290,8 @@ def _cpu_s() -> float:
 def _check(conditions: Sequence[str], repeat: int, warmup: int) -> None:
     if not conditions:
         raise RecordingError("An experiment needs at least one condition.")
-    for name, value, least in (("repeat", repeat, 1), ("warmup", warmup, 0)):
+    # Any: what is asked for comes from people.
+    wanted: tuple[tuple[str, Any, int], ...] = (("repeat", repeat, 1), ("warmup", warmup, 0))
+    for name, value, least in wanted:
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise RecordingError(f"{name}={value!r}; it may be a whole number from {least}.")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from IPython.display import DisplayHandle
+from typing import Any
 
 
 class ProgressLine:
@@ -19,7 +16,7 @@ class ProgressLine:
         self._seconds: dict[str, list[float]] = {}
         self._failures = 0
         self._last_failure = ""
-        self._handle: DisplayHandle | None = None
+        self._handle: Any = None
         self._width = 0
 
     def begin(self, condition: str) -> None:
@@ -55,11 +52,13 @@ class ProgressLine:
     def say(self, text: str) -> None:
         """Replace the line."""
         if _in_notebook():
-            from IPython.display import DisplayHandle
+            from IPython import display
 
             bundle = {"text/plain": text}
             if self._handle is None:
-                self._handle = DisplayHandle()
+                # IPython's classes have no types.
+                make: Any = display.DisplayHandle
+                self._handle = make()
                 self._handle.display(bundle, raw=True)
             else:
                 self._handle.update(bundle, raw=True)

@@ -10,7 +10,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from claude_pm.recording.span_rows import FOREIGN, UNFINISHED, SpanRows, encodable
 

@@ -43,7 +43,7 @@ _LONGEST_NS = 5_000_000
 _OURS = "claude_pm"
 # The interval grows until looking takes at most one part in so many of the time; looking at all
 # tasks is put off until it does.
-_PARTS, _TASKS_PARTS = 30, 200
+_PARTS, _TASKS_PARTS = 30, 80
 _OF_LATE = 64
 """Looks."""
 _BURST_NS, _LONG_NS = 20_000_000, 100_000_000
