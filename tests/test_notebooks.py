@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -30,20 +31,38 @@ def test_a_sentence_before_each_cell(path: Path) -> None:
     assert "code code code" not in " ".join(kinds)
 
 
+def run(name: str, folder: Path) -> list[nbformat.NotebookNode]:
+    """Run a notebook from a folder that has nothing else in it; return its code cells."""
+    shutil.copy(ROOT / "notebooks" / name, folder)
+    notebook = nbformat.read(folder / name, as_version=4)
+    NotebookClient(
+        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": folder}}
+    ).execute()
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    streams = {out.name for cell in code for out in cell.outputs if out.output_type == "stream"}
+    assert streams <= {"stdout"}
+    return code
+
+
+def shown(code: list[nbformat.NotebookNode]) -> str:
+    """Return all that the cells show as text."""
+    outputs = [out for cell in code for out in cell.outputs]
+    return "\n".join(
+        out.get("text") or out.get("data", {}).get("text/plain", "") for out in outputs
+    )
+
+
+def charts(code: list[nbformat.NotebookNode]) -> int:
+    """Return how many charts the cells show."""
+    return sum("image/png" in out.get("data", {}) for cell in code for out in cell.outputs)
+
+
 @pytest.mark.slow
 def test_compare_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """01_compare_modes measures both modes in turns, says what differs, saves and reports."""
     monkeypatch.setenv("CLAUDE_PM_PROFILES_DIR", str(tmp_path / "profiles"))
-    shutil.copy(ROOT / "notebooks" / "01_compare_modes.ipynb", tmp_path)
-    notebook = nbformat.read(tmp_path / "01_compare_modes.ipynb", as_version=4)
-    NotebookClient(
-        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
-    ).execute()
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    streams = {out.name for cell in code for out in cell.outputs if out.output_type == "stream"}
-    assert streams == {"stdout"}
-    charts = [out for cell in code for out in cell.outputs if "image/png" in out.get("data", {})]
-    assert len(charts) == 1
+    code = run("01_compare_modes.ipynb", tmp_path)
+    assert charts(code) == 1
     assert "orchestrate documentation" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
     (row,) = claude_pm.list_profiles(tmp_path / "profiles").to_dict("records")
@@ -57,10 +76,46 @@ def test_compare_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (~experiment.samples["warmup"]).sum() == 10
     table = experiment.compare().table.set_index("metric")
     assert table.loc["duration_s", "verdict"] == "slower"
-    lengths = "".join(str(out.get("data", {})) for cell in code for out in cell.outputs)
-    assert "24 tokens is slower than 8 tokens" in lengths
+    assert "24 tokens is slower than 8 tokens" in shown(code)
     assert (requests["status"] == "ok").all()
     chats = spans[spans["name"] == "chat"].groupby("mode")["cache_read_tokens"]
     # The notebook's first answer left the agent's prompt in this process, and saved for others.
     assert chats.min()["local"] > 100
     assert chats.min()["subprocess"] > 100
+
+
+@pytest.mark.slow
+def test_where_did_the_time_go(tmp_path: Path) -> None:
+    """03 tells waiting from work by agent, and names what was waited for."""
+    code = run("03_where_did_the_time_go.ipynb", tmp_path)
+    assert charts(code) == 1
+    text = shown(code)
+    assert "you waited for fetch" in text
+    assert "without fetch it would take" in text
+    assert "worker 3" in text
+    assert (tmp_path / "where.speedscope.json").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_memory(tmp_path: Path) -> None:
+    """04 finds the spike's 80 MB, the lines that hold memory, and the one that leaks."""
+    code = run("04_memory.ipynb", tmp_path)
+    assert charts(code) == 1
+    text = shown(code)
+    spike = next(line for line in text.splitlines() if re.match(r"\d+ +spike ", line))
+    assert 80_000_000 <= int(spike.split()[3]) <= 84_000_000
+    leak = shown(code[-1:])
+    assert re.search(r"In\[\d+\] +6 +16\d{4}", leak)
+
+
+@pytest.mark.slow
+def test_regressions(tmp_path: Path) -> None:
+    """05 finds the slower version side by side, from saved runs, and at the gate."""
+    code = run("05_regressions.ipynb", tmp_path)
+    assert charts(code) == 1
+    text = shown(code)
+    assert "after is slower than before" in text
+    assert "again is" not in text
+    assert "parse (new) is slower than parse (base)" in text
+    assert "exit code 1" in text
+    assert "| metric | baseline | compared | ratio |" in text

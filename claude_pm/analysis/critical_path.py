@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from claude_pm.analysis.phases import PHASES
 from claude_pm.analysis.replay import BUS, MODEL, OWN, Graph, Node, SpanTree, slotted_requests
+from claude_pm.analysis.rows import rows
 from claude_pm.profiles import schema
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ KINDS = (*PHASES, OWN)
 
 _EPSILON_S = 1e-9
 _MOST_IN_WORDS = 3
+_SPAN = "span "
 
 CRITICAL_PATH = schema.Table(
     "critical path",
@@ -49,11 +51,17 @@ BY_AGENT = schema.Table(
     (schema.Column("agent", "string", "the agent at work"), _SECONDS, _SHARE),
 )
 
+BY_SPAN = schema.Table(
+    "critical path by span",
+    "spans of one name on the path; null is the time outside all spans",
+    (schema.Column("name", "string", "the name of the spans"), _SECONDS, _SHARE),
+)
+
 WITHOUT = schema.Table(
     "without",
-    "one kind of time, or one agent, as if it took none",
+    "one kind of time, one agent, or one name of the user's own spans, as if it took none",
     (
-        schema.Column("what", "string", "a kind, or 'agent' and its name"),
+        schema.Column("what", "string", "a kind, or 'agent' or 'span' and its name"),
         schema.Column("wall_s", "Float64", "seconds that the whole would take, by replay"),
         schema.Column("saved_s", "Float64", "seconds less than a replay with nothing changed"),
         schema.Column("saved_share", "Float64", "part of that replay, 0 to 1"),
@@ -74,6 +82,11 @@ _WORDS = {
 }
 
 
+def _said(kind: str, name: str | None) -> str:
+    """Return what a stretch is called in a sentence: one's own spans by their names."""
+    return name if kind == OWN and name is not None else _WORDS[kind]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CriticalPath:
     """The stretches of time that the end of a profile waited for, one after the other.
@@ -81,9 +94,9 @@ class CriticalPath:
     ``wall_s`` is the time from the first root span's start to the last one's end, ``replayed_s``
     what a replay of the dependencies with nothing changed gives: the nearer, the better they are
     known. The stretches of ``table`` (:data:`CRITICAL_PATH` declares its columns) follow each
-    other and add up to ``wall_s``; ``by_kind`` and ``by_agent`` are its sums. ``without``
-    (:data:`WITHOUT`) says what would be gained at most by each kind or agent: not its time on the
-    path, since another path may be nearly as long.
+    other and add up to ``wall_s``; ``by_kind``, ``by_agent`` and ``by_span`` are its sums.
+    ``without`` (:data:`WITHOUT`) says what would be gained at most by each kind, agent or span of
+    the user's: not its time on the path, since another path may be nearly as long.
     """
 
     wall_s: float
@@ -91,27 +104,35 @@ class CriticalPath:
     table: pd.DataFrame = field(repr=False)
     by_kind: pd.DataFrame = field(repr=False)
     by_agent: pd.DataFrame = field(repr=False)
+    by_span: pd.DataFrame = field(repr=False)
     without: pd.DataFrame = field(repr=False)
 
     @property
     def headline(self) -> str:
         """What most of the time was waited for, in a sentence."""
+        seconds: dict[str, float] = {}
+        for row in rows(self.table, ["kind", "name", "duration_s"]):
+            what = _said(row["kind"], row["name"])
+            seconds[what] = seconds.get(what, 0.0) + row["duration_s"]
         parts = [
-            f"{_WORDS[kind]} {share:.0%}"
-            for kind, share in zip(self.by_kind["kind"], self.by_kind["share"], strict=True)
-            if share is not None and share >= 0.01  # noqa: PLR2004 - a percent
+            f"{what} {spent / self.wall_s:.0%}"
+            for what, spent in sorted(seconds.items(), key=lambda item: -item[1])
+            if spent >= 0.01 * self.wall_s > 0
         ][:_MOST_IN_WORDS]
         said = f"Of {self.wall_s:.3g} s"
         said += f", you waited for {', '.join(parts)}." if parts else " there is nothing to tell."
-        # Without an agent there is nothing to ask: that is for the table.
-        can_gain = self.without["what"].isin(KINDS) & (self.without["saved_s"] > 0)
-        best = self.without[can_gain].head(1)
-        for what, saved_s in zip(best["what"], best["saved_s"], strict=True):
-            said += f" The most to gain: without {_WORDS[what]} it would take {saved_s:.3g} s less."
+        # Without an agent there is nothing to ask, and without all of one's own code nothing at
+        # all: that is for the table.
+        for row in rows(self.without):
+            what, name = row["what"], row["what"].removeprefix(_SPAN)
+            if row["saved_s"] > 0 and (name != what or (what in KINDS and what != OWN)):
+                gained = _said(OWN, name) if name != what else _WORDS[what]
+                said += f" The most to gain: without {gained} it would take "
+                return said + f"{row['saved_s']:.3g} s less."
         return said
 
     def __repr__(self) -> str:
-        frames = (self.by_kind, self.by_agent, self.without)
+        frames = (self.by_kind, self.by_agent, self.by_span, self.without)
         return "\n\n".join([self.headline, *(frame.to_string(index=False) for frame in frames)])
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
@@ -119,7 +140,7 @@ class CriticalPath:
         del include, exclude
         from html import escape
 
-        frames = (self.by_kind, self.by_agent, self.without)
+        frames = (self.by_kind, self.by_agent, self.by_span, self.without)
         tables = "".join(frame.to_html(index=False, border=0) for frame in frames)
         return {"text/plain": repr(self), "text/html": f"<p>{escape(self.headline)}</p>{tables}"}
 
@@ -155,9 +176,9 @@ def critical_path(profile: Profile) -> CriticalPath:
     wall_s = tree.root.end_s - tree.root.start_s
     stretches = list(_joined(_walk(tree)))
     table = schema.frame_from_rows(CRITICAL_PATH, [_row(stretch) for stretch in stretches])
-    by_kind, by_agent = (
+    by_kind, by_agent, by_span = (
         table.groupby(key, dropna=False)["duration_s"].sum().sort_values(ascending=False)
-        for key in ("kind", "agent")
+        for key in ("kind", "agent", "name")
     )
 
     def shares(declared: schema.Table, key: str, sums: pd.Series[float]) -> pd.DataFrame:
@@ -179,6 +200,7 @@ def critical_path(profile: Profile) -> CriticalPath:
         table=table,
         by_kind=shares(BY_KIND, "kind", by_kind),
         by_agent=shares(BY_AGENT, "agent", by_agent),
+        by_span=shares(BY_SPAN, "name", by_span),
         without=_without(graph, replayed_s),
     )
 
@@ -250,7 +272,7 @@ def _without(graph: Graph, replayed_s: float) -> pd.DataFrame:
     if any(activity.acquire in (BUS, MODEL) for activity in graph.activities):
         kinds.add("queue")
     agents = sorted({activity.agent for activity in graph.activities if activity.agent is not None})
-    rows = []
+    found: list[tuple[str, float]] = []
     for kind in KINDS:
         if kind not in kinds:
             continue
@@ -259,13 +281,16 @@ def _without(graph: Graph, replayed_s: float) -> pd.DataFrame:
             places = {
                 place: free for place, free in graph.capacities.items() if place not in (BUS, MODEL)
             }
-            rows.append((kind, graph.replay(capacities=places)))
+            found.append((kind, graph.replay(capacities=places)))
             continue
-        rows.append((kind, _replayed(graph, [a.kind != kind for a in graph.activities])))
+        found.append((kind, _replayed(graph, [a.kind != kind for a in graph.activities])))
     for agent in agents:
         left = [activity.agent != agent for activity in graph.activities]
-        rows.append((f"agent {agent}", _replayed(graph, left)))
-    rows.sort(key=lambda row: row[1])
+        found.append((f"agent {agent}", _replayed(graph, left)))
+    for name in sorted({activity.span for activity in graph.activities if activity.span}):
+        left = [activity.span != name for activity in graph.activities]
+        found.append((f"{_SPAN}{name}", _replayed(graph, left)))
+    found.sort(key=lambda one: one[1])
     return schema.frame_from_rows(
         WITHOUT,
         [
@@ -275,7 +300,7 @@ def _without(graph: Graph, replayed_s: float) -> pd.DataFrame:
                 "saved_s": replayed_s - wall_s,
                 "saved_share": (replayed_s - wall_s) / replayed_s if replayed_s else None,
             }
-            for what, wall_s in rows
+            for what, wall_s in found
         ],
     )
 

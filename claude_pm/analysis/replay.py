@@ -177,13 +177,15 @@ class SpanTree:
 class Activity:
     """A stretch of work or waiting.
 
-    ``acquire`` is the place that it has to get before it begins, ``release`` what it gives back
-    when it has ended. ``sent_s`` is when it was recorded to ask for the place.
+    ``span`` is the name of the user's own span that it is in, outside requests. ``acquire`` is the
+    place that it has to get before it begins, ``release`` what it gives back when it has ended.
+    ``sent_s`` is when it was recorded to ask for the place.
     """
 
     seconds: float
     kind: str
     agent: str | None
+    span: str | None
     request: str | None
     needs: list[int]
     acquire: str | None = None
@@ -241,8 +243,9 @@ class Graph:
     ) -> int:  # fmt: skip
         """Add an activity of a span; return its number."""
         request = None if node.request is None else node.request.span["span_id"]
+        own = node.name if kind == OWN and node.request is None else None
         self.activities.append(
-            Activity(seconds, kind, node.agent, request, needs, acquire, node.start_s)
+            Activity(seconds, kind, node.agent, own, request, needs, acquire, node.start_s)
         )
         return len(self.activities) - 1
 

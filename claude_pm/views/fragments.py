@@ -15,6 +15,7 @@ from claude_pm.analysis.phases import PHASES, ROAD
 from claude_pm.analysis.requests import attributes
 from claude_pm.analysis.rows import Row, rows
 from claude_pm.profiles import Profile
+from claude_pm.profiles.experiment import SAMPLE
 from claude_pm.views import palette, words
 
 if TYPE_CHECKING:
@@ -106,7 +107,9 @@ def other_spans(reading: Reading) -> Table:
     import pandas as pd
 
     is_other = [
-        owner is None or span["name"] not in ROAD
+        (owner is None or span["name"] not in ROAD)
+        # The samples of an experiment have a table of their own.
+        and not (reading.experiment is not None and span["name"] == SAMPLE)
         for span, owner in zip(reading.spans, reading.owners, strict=True)
     ]
     others = reading.profile.spans[pd.array(is_other, dtype="boolean")]

@@ -198,6 +198,23 @@ class TestWithout:
         assert found["own_python"] == 2.0
         assert found["other"] == 7.0
 
+    def test_own_spans_by_name(self) -> None:
+        """Of one's own code it is said which spans it was: two fetches overlap, then one parses."""
+        builder = ProfileBuilder()
+        mine = builder.span("mine", 0.0, 10.0)
+        builder.span("fetch", 0.0, 6.0, parent=mine)
+        builder.span("fetch", 0.0, 5.0, parent=mine)
+        builder.span("parse", 6.0, 3.0, parent=mine)
+        path = critical_path(builder.build())
+        spans = dict(zip(path.by_span["name"], path.by_span["seconds"], strict=True))
+        assert spans == {"fetch": 6.0, "parse": 3.0, "mine": 1.0}
+        found = saved(builder.build())
+        assert (found["span fetch"], found["span parse"]) == (6.0, 3.0)
+        assert path.headline == (
+            "Of 10 s, you waited for fetch 60%, parse 30%, mine 10%. The most to gain: without "
+            "fetch it would take 6 s less."
+        )
+
     def test_a_workflow_by_its_needs(self) -> None:
         """Without b, the step d waits for c, and e is the last to end; d does not need it."""
         found = saved(diamond().build())

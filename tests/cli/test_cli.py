@@ -51,6 +51,14 @@ class TestAgents:
         assert f"max_tokens {shown['max_tokens']}" in text
 
 
+def test_as_a_module() -> None:
+    """``python -m claude_pm`` is the same command, for where it is not on PATH."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "claude_pm", "--version"], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == run("--version").stdout
+
+
 class TestBatch:
     @pytest.fixture
     def file(self, tmp_path: Path) -> Path:
