@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from claude_pm.orchestration.batch import batch_orchestrate
+    from claude_pm.orchestration.conditions import request_conditions
     from claude_pm.orchestration.message_bus import SimpleMessageBus
     from claude_pm.orchestration.modes import OrchestrationMode
     from claude_pm.orchestration.orchestrator import (
@@ -30,6 +31,7 @@ _HOME = {
     "batch_orchestrate": "batch",
     "create_backwards_compatible_orchestrator": "orchestrator",
     "orchestrate_agent": "orchestrator",
+    "request_conditions": "conditions",
     "run_workflow": "workflow",
 }
 
@@ -42,6 +44,7 @@ __all__ = [
     "batch_orchestrate",
     "create_backwards_compatible_orchestrator",
     "orchestrate_agent",
+    "request_conditions",
     "run_workflow",
 ]
 
