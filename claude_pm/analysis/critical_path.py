@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from claude_pm.analysis.phases import PHASES
 from claude_pm.analysis.replay import BUS, MODEL, OWN, Graph, Node, SpanTree, slotted_requests
-from claude_pm.analysis.rows import rows
 from claude_pm.profiles import schema
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ KINDS = (*PHASES, OWN)
 """The phases of requests, and the time outside them: in spans of the user's, or in none."""
 
 _EPSILON_S = 1e-9
-_MOST_IN_WORDS = 3
 _SPAN = "span "
 
 CRITICAL_PATH = schema.Table(
@@ -68,24 +66,6 @@ WITHOUT = schema.Table(
     ),
 )
 
-_WORDS = {
-    "queue": "the queue",
-    "start_worker": "the start of workers",
-    "start_model": "the start of the model",
-    "build_context": "building contexts",
-    "saved_prefix": "restoring and saving prompts",
-    "prefill": "prefill",
-    "decode": "decode",
-    "no_text": "attempts that gave no text",
-    "other": "the rest of the requests",
-    OWN: "own Python",
-}
-
-
-def _said(kind: str, name: str | None) -> str:
-    """Return what a stretch is called in a sentence: one's own spans by their names."""
-    return name if kind == OWN and name is not None else _WORDS[kind]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CriticalPath:
@@ -110,39 +90,21 @@ class CriticalPath:
     @property
     def headline(self) -> str:
         """What most of the time was waited for, in a sentence."""
-        seconds: dict[str, float] = {}
-        for row in rows(self.table, ["kind", "name", "duration_s"]):
-            what = _said(row["kind"], row["name"])
-            seconds[what] = seconds.get(what, 0.0) + row["duration_s"]
-        parts = [
-            f"{what} {spent / self.wall_s:.0%}"
-            for what, spent in sorted(seconds.items(), key=lambda item: -item[1])
-            if spent >= 0.01 * self.wall_s > 0
-        ][:_MOST_IN_WORDS]
-        said = f"Of {self.wall_s:.3g} s"
-        said += f", you waited for {', '.join(parts)}." if parts else " there is nothing to tell."
-        # Without an agent there is nothing to ask, and without all of one's own code nothing at
-        # all: that is for the table.
-        for row in rows(self.without):
-            what, name = row["what"], row["what"].removeprefix(_SPAN)
-            if row["saved_s"] > 0 and (name != what or (what in KINDS and what != OWN)):
-                gained = _said(OWN, name) if name != what else _WORDS[what]
-                said += f" The most to gain: without {gained} it would take "
-                return said + f"{row['saved_s']:.3g} s less."
-        return said
+        from claude_pm.views.critical_path import headline
+
+        return headline(self)
 
     def __repr__(self) -> str:
-        frames = (self.by_kind, self.by_agent, self.by_span, self.without)
-        return "\n\n".join([self.headline, *(frame.to_string(index=False) for frame in frames)])
+        from claude_pm.views.critical_path import critical_path_text
+
+        return critical_path_text(self)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         """Show the sentence and the tables (IPython's display protocol)."""
         del include, exclude
-        from html import escape
+        from claude_pm.views.critical_path import critical_path_html
 
-        frames = (self.by_kind, self.by_agent, self.by_span, self.without)
-        tables = "".join(frame.to_html(index=False, border=0) for frame in frames)
-        return {"text/plain": repr(self), "text/html": f"<p>{escape(self.headline)}</p>{tables}"}
+        return {"text/plain": repr(self), "text/html": critical_path_html(self)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from claude_pm.analysis.critical_path import (
     BY_AGENT,
     BY_KIND,
+    BY_SPAN,
     CRITICAL_PATH,
     WITHOUT,
     critical_path,
@@ -211,8 +212,8 @@ class TestWithout:
         found = saved(builder.build())
         assert (found["span fetch"], found["span parse"]) == (6.0, 3.0)
         assert path.headline == (
-            "Of 10 s, you waited for fetch 60%, parse 30%, mine 10%. The most to gain: without "
-            "fetch it would take 6 s less."
+            "Of 10.0 s, you waited for fetch 60 %, parse 30 %, mine 10 %. The most to gain: without "
+            "fetch it would take 6.00 s less."
         )
 
     def test_a_workflow_by_its_needs(self) -> None:
@@ -321,6 +322,7 @@ class TestShown:
             (CRITICAL_PATH, path.table),
             (BY_KIND, path.by_kind),
             (BY_AGENT, path.by_agent),
+            (BY_SPAN, path.by_span),
             (WITHOUT, path.without),
         ):
             schema.check(declared, table, where="the critical path")
@@ -331,13 +333,13 @@ class TestShown:
         served(builder, "qa", 0.0, 0.0, 4.0, ttft_s=3.0)
         path = critical_path(builder.build())
         assert repr(path).startswith(
-            "Of 4 s, you waited for prefill 75%, decode 25%. The most to gain: "
-            "without prefill it would take 3 s less."
+            "Of 4.00 s, you waited for prefill 75 %, decode 25 %. The most to gain: "
+            "without prefill it would take 3.00 s less."
         )
         bundle = path._repr_mimebundle_()
         assert bundle["text/plain"] == repr(path)
         assert "<table" in bundle["text/html"]
-        assert "prefill 75%" in bundle["text/html"]
+        assert "prefill 75 %" in bundle["text/html"]
 
 
 @st.composite

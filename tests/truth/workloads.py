@@ -131,7 +131,7 @@ def gathered_tasks(truth: Truth) -> None:
 
     async def agent(name: str, work: Callable[[], None], wait: Callable[[], None]) -> None:
         with claude_pm.span("agent", agent=name):
-            for _ in range(25):
+            for _ in range(40):
                 with truth.of(name):
                     work()
                 with truth.of(f"{name} waits", waits=True):
@@ -151,7 +151,7 @@ def executor_threads(truth: Truth) -> None:
     """Threads of a pool that work and sleep at the same time."""
 
     def job() -> None:
-        for _ in range(3):
+        for _ in range(5):
             burn_a(truth, 0.05)
             block(truth, 0.1)
             burn_b(truth, 0.05)
@@ -175,7 +175,7 @@ def cancellation_and_exceptions(truth: Truth) -> None:
             await asyncio.sleep(3600)
 
     async def main() -> None:
-        for _ in range(25):
+        for _ in range(40):
             with contextlib.suppress(ValueError):
                 fails()
             with contextlib.suppress(TimeoutError):
@@ -195,14 +195,14 @@ def async_generators(truth: Truth) -> None:
 
     async def items() -> AsyncIterator[int]:
         for number in range(40):
-            await wait_a(truth, 0.01)
-            burn_a(truth, 0.005)
+            await wait_a(truth, 0.02)
+            burn_a(truth, 0.01)
             yield number
 
     async def main() -> None:
         async for _ in items():
-            burn_b(truth, 0.005)
-            await wait_b(truth, 0.01)
+            burn_b(truth, 0.01)
+            await wait_b(truth, 0.02)
 
     asyncio.run(main())
 
@@ -213,7 +213,10 @@ def subprocesses(truth: Truth) -> None:
 
     async def child(truth: Truth) -> None:
         with truth.of("child", waits=True):
+            cpu = time.thread_time()
             process = await asyncio.create_subprocess_exec(sys.executable, "-S", "-c", work)
+            # To start a process is this thread's work.
+            truth.cpu_s["child"] += time.thread_time() - cpu
             await process.wait()
 
     async def main() -> None:
