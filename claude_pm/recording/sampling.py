@@ -65,6 +65,8 @@ class StackSampler:
         self._wanted_ns = self._interval_ns = int(interval_s * 1e9)
         self._timer: TickTimer | None = None
         self._looking = threading.Lock()
+        # Of other threads there is a clock on Linux alone; one that is known has to be of one kind.
+        self._knows_cpu = cpu_ns(threading.get_native_id()) is not None
         self._root = Stack()
         self._charges = Charges()
         self._interruption = Interruption()
@@ -122,8 +124,7 @@ class StackSampler:
 
     def tables(self, rename_file: RenameFile) -> dict[str, Rows]:
         """Return the rows of ``samples``: one for each stack, state, span, thread and task."""
-        knows_cpu = cpu_ns(threading.get_native_id()) is not None
-        rows = self._charges.rows(rename_file, internals=self._internals, knows_cpu=knows_cpu)
+        rows = self._charges.rows(rename_file, internals=self._internals, knows_cpu=self._knows_cpu)
         return {"samples": rows}
 
     def overhead(self) -> dict[str, Any]:
@@ -158,7 +159,7 @@ class StackSampler:
             self._ticks += 1
             self._missed += max(0, (now_ns - self._last_ns) // self._interval_ns - 1)
             try:
-                self._look(now_ns, interrupted)
+                self._look(now_ns, interrupted, cpu_before_ns if self._knows_cpu else None)
             except Exception:  # noqa: BLE001 - it would be raised in the user's code
                 self._failed += 1
             here = self._threads.get(threading.get_ident())
@@ -192,7 +193,9 @@ class StackSampler:
         if self._timer is not None:
             self._timer.interval_ns = self._interval_ns
 
-    def _look(self, now_ns: int, interrupted: FrameType | None) -> None:
+    def _look(
+        self, now_ns: int, interrupted: FrameType | None, cpu_now_ns: int | None = None
+    ) -> None:
         look = Look(now_ns, now_ns - self._last_ns, self._interval_ns)
         self._last_ns = now_ns
         here = self._threads.get(threading.get_ident())
@@ -202,7 +205,7 @@ class StackSampler:
             references = live_tasks(self._loops)
             self._meet(references)
         running = self._running_tasks()
-        self._look_at_threads(look, interrupted, running)
+        self._look_at_threads(look, interrupted, running, cpu_now_ns)
         if references is not None:
             begun_ns = time.thread_time_ns()
             look = Look(now_ns, now_ns - self._tasks_ns, self._interval_ns)
@@ -229,7 +232,11 @@ class StackSampler:
         return found
 
     def _look_at_threads(
-        self, look: Look, interrupted: FrameType | None, running: dict[int, Task[Any] | None]
+        self,
+        look: Look,
+        interrupted: FrameType | None,
+        running: dict[int, Task[Any] | None],
+        cpu_now_ns: int | None,
     ) -> None:
         here, contenders = threading.get_ident(), 0
         frames = sys._current_frames()  # noqa: SLF001 - the documented way to see other threads
@@ -246,7 +253,8 @@ class StackSampler:
             if ident not in running and ident != here and known.still_waits(look, place):
                 continue
             its_own = interrupted if ident == here else None
-            known.look(look, self._see(known.name, ident, its_own or frame, running, its_own))
+            sight = self._see(known.name, ident, its_own or frame, running, its_own)
+            known.look(look, sight, cpu_now_ns if ident == here else None)
             contenders += known.used_ns > IDLE_NS
         for ident in self._threads.keys() - frames.keys():
             self._threads.pop(ident).end()

@@ -113,9 +113,13 @@ class ThreadTime:
         self.running, self.used_ns = False, 0
         return True
 
-    def look(self, look: Look, now: Sight) -> None:
-        """Charge the time since the last look."""
-        cpu_now_ns = cpu_ns(self._native_id)
+    def look(self, look: Look, now: Sight, read_ns: int | None = None) -> None:
+        """Charge the time since the last look.
+
+        ``read_ns`` is the thread's CPU time at ``look.now_ns``, if it was read together with that:
+        a machine may stand still between two readings.
+        """
+        cpu_now_ns = cpu_ns(self._native_id) if read_ns is None else read_ns
         if look.elapsed_ns > 0:
             if cpu_now_ns is not None:
                 self._charge_interval(look, now, cpu_now_ns - (self._cpu_ns or 0))
@@ -146,9 +150,11 @@ class ThreadTime:
         before, elapsed_ns = self._before, look.elapsed_ns
         waits_here = now.whom.stack.runs is False
         stayed = before is not None and before.whom.stack is now.whom.stack
-        stays = stayed and waits_here and before is not None and before.place == now.place
         moved = before is None or before.place != now.place
         share = used_ns / elapsed_ns
+        # Where it is not known yet that threads wait here, little CPU time says so: interruptions
+        # use some, and would make the wait look like work for good.
+        stays = stayed and not moved and (waits_here or share <= _STILL)
         self._decide(runs=share >= _MOSTLY or (share > _IDLE and moved))
         used_ns = self._without_ours(used_ns, now, stays=stays, waits_here=waits_here)
         ran_ns = max(0, min(used_ns, elapsed_ns))

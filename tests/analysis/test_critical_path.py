@@ -212,8 +212,8 @@ class TestWithout:
         found = saved(builder.build())
         assert (found["span fetch"], found["span parse"]) == (6.0, 3.0)
         assert path.headline == (
-            "Of 10.0 s, you waited for fetch 60 %, parse 30 %, mine 10 %. The most to gain: without "
-            "fetch it would take 6.00 s less."
+            "Of 10.0 s, you waited for fetch 60 %, parse 30 %, mine 10 %. The most to gain: "
+            "without fetch it would take 6.00 s less."
         )
 
     def test_a_workflow_by_its_needs(self) -> None:
