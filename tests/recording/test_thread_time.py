@@ -1,0 +1,100 @@
+"""How a thread's time is charged, with clocks made up."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import defaultdict
+
+import pytest
+
+from claude_pm.recording.call_tree import Stack
+from claude_pm.recording.charges import Charges, Look, Whom
+from claude_pm.recording.thread_time import Interruption, Sight, ThreadTime
+
+MS = 1_000_000
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs threads' CPU clocks")
+
+
+def sleeps() -> None:
+    """Stand for code that waits."""
+
+
+def burns() -> None:
+    """Stand for code that runs."""
+
+
+class Thread:
+    """A thread that is looked at; its clocks go on as it is told."""
+
+    def __init__(self) -> None:
+        self._root = Stack()
+        self.charged: dict[tuple[str, str], int] = defaultdict(int)
+        self.cpu: dict[str, int] = defaultdict(int)
+        self._time = ThreadTime(1, threading.main_thread(), self._charges(), Interruption())
+        self._now_ns = self._cpu_ns = 0
+
+    def _charges(self) -> Charges:
+        charges = Charges()
+
+        def add(whom: Whom, state: str, wall_ns: int, cpu_ns: int) -> None:
+            code = whom.stack.code
+            assert code is not None
+            self.charged[code.co_name, state] += wall_ns
+            self.cpu[code.co_name] += cpu_ns
+
+        charges.add = add  # type: ignore[method-assign]
+        return charges
+
+    def look(self, code: object, place: int, *, after_ns: int, used_ns: int) -> None:
+        """Look at it: it is in that code, and used so much CPU time since the last look."""
+        self._now_ns += after_ns
+        self._cpu_ns += used_ns
+        stack = self._root.of([code.__code__])  # type: ignore[attr-defined]
+        sight = Sight(
+            whom=Whom(stack, None, "MainThread", None), task=None, place=(place, place),
+            is_loop=False, is_idle_loop=False, is_interrupted=True,
+        )  # fmt: skip
+        self._time.look(Look(self._now_ns, after_ns, after_ns), sight, self._cpu_ns)
+
+    def end(self) -> None:
+        """Charge what is open."""
+        self._time.end()
+
+
+def test_interrupted_wait_is_no_work() -> None:
+    """What looking itself uses of a waiting thread, from the first look on, is not its work."""
+    thread = Thread()
+    thread.look(sleeps, 7, after_ns=0, used_ns=0)
+    for _ in range(200):
+        # Interruptions on a slow machine, close to each other.
+        thread.look(sleeps, 7, after_ns=MS, used_ns=MS // 5)
+    thread.end()
+    assert thread.charged["sleeps", "waiting"] == 200 * MS
+    assert thread.charged["sleeps", "running"] == 0
+    # All but what it took to learn the cost.
+    assert thread.cpu["sleeps"] < 20 * MS
+
+
+def test_work_is_work() -> None:
+    """A thread that runs is charged what it runs, wherever it was seen."""
+    thread = Thread()
+    thread.look(burns, 1, after_ns=0, used_ns=0)
+    for place in range(100):
+        thread.look(burns, place, after_ns=MS, used_ns=MS)
+    thread.end()
+    assert thread.charged["burns", "running"] == 100 * MS
+    assert thread.cpu["burns"] == 100 * MS
+
+
+def test_machine_that_stands_still() -> None:
+    """A stop of the machine is of the interval in which both clocks show it."""
+    thread = Thread()
+    thread.look(burns, 1, after_ns=0, used_ns=0)
+    thread.look(burns, 2, after_ns=40 * MS, used_ns=40 * MS)
+    thread.look(sleeps, 3, after_ns=10 * MS, used_ns=0)
+    thread.look(sleeps, 3, after_ns=10 * MS, used_ns=0)
+    thread.end()
+    assert thread.charged["burns", "running"] == pytest.approx(40 * MS, abs=MS)
+    assert thread.charged["sleeps", "waiting"] == pytest.approx(20 * MS, abs=MS)
