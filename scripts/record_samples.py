@@ -57,7 +57,7 @@ def main() -> int:
     # What the agents are told of the folder that they work in would be this machine's.
     os.chdir(SAMPLES.parent)
     os.environ["CLAUDE_PM_MAX_TOKENS"] = "24"
-    made = [modes(), caches(), asyncio.run(batch())]
+    made: list[claude_pm.Experiment | claude_pm.Profile] = [modes(), caches(), asyncio.run(batch())]
     shutil.rmtree(SAMPLES, ignore_errors=True)
     for one in made:
         print(one.save(SAMPLES).name)

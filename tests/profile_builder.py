@@ -91,15 +91,17 @@ class ProfileBuilder:
         cache_read_tokens: int | None = None,
         output_tokens: int | None = None,
         attributes: dict[str, Any] | None = None,
+        parent: str | None = None,
+        **of_chat: Any,
     ) -> str:
         """Add a request answered by one chat that fills it, and return its id."""
         request = self.request(
-            agent, mode, start_s, duration_s, ttft_s=ttft_s, attributes=attributes
+            agent, mode, start_s, duration_s, parent=parent, ttft_s=ttft_s, attributes=attributes
         )
         self.span(
             "chat", start_s, duration_s, parent=request, agent=agent, mode=mode, ttft_s=ttft_s,
             input_tokens=input_tokens, cache_read_tokens=cache_read_tokens,
-            output_tokens=output_tokens,
+            output_tokens=output_tokens, **of_chat,
         )  # fmt: skip
         return request
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
@@ -52,6 +54,19 @@ def shown(code: list[nbformat.NotebookNode]) -> str:
     )
 
 
+def table(code: list[nbformat.NotebookNode], call: str) -> pd.DataFrame:
+    """Return the table that the cell whose last line begins with this call shows."""
+    (cell,) = [cell for cell in code if cell.source.splitlines()[-1].startswith(f"{call}(")]
+    (html,) = [out.data["text/html"] for out in cell.outputs if "text/html" in out.get("data", {})]
+    # Before the first row comes none; the first cell of each row is the index.
+    names, *rows = [re.findall(r"<t[dh]>(.*?)</t[dh]>", row)[1:] for row in html.split("<tr")[1:]]
+    found = pd.DataFrame(rows, columns=names)
+    for name in found.columns:
+        with contextlib.suppress(ValueError):
+            found[name] = pd.to_numeric(found[name])
+    return found
+
+
 def charts(code: list[nbformat.NotebookNode]) -> int:
     """Return how many charts the cells show."""
     return sum("image/png" in out.get("data", {}) for cell in code for out in cell.outputs)
@@ -82,6 +97,31 @@ def test_compare_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The notebook's first answer left the agent's prompt in this process, and saved for others.
     assert chats.min()["local"] > 100
     assert chats.min()["subprocess"] > 100
+
+
+@pytest.mark.slow
+def test_cache_effects(tmp_path: Path) -> None:
+    """02 measures cold, warm and off, says what a warm cache saves, and sees one evict."""
+    code = run("02_cache_effects.ipynb", tmp_path)
+    assert charts(code) == 2
+    effects, savings, turns = (
+        table(code, name) for name in ("cache_effects", "cache_savings", "hit_rate")
+    )
+    assert effects["n"].tolist() == [3] * 6
+    assert sorted(effects["cache_state"]) == ["cold"] * 2 + ["off"] * 2 + ["warm"] * 2
+    reads = effects.groupby("cache_state")["cache_read_tokens"]
+    # Every prompt begins with the same few tokens.
+    assert reads.max()["cold"] < 10
+    assert reads.max()["off"] == 0
+    assert reads.min()["warm"] > 100
+    assert savings["compared_with"].tolist() == ["cold", "off"] * 2
+    assert (savings["saved_ttft_s"] > 0).all()
+    # Two agents fit; of four that take turns, none finds its prompt again.
+    assert "".join("h" if one == "warm" else "." for one in turns["cache_state"]) == (
+        "..hhhhhh......"
+    )
+    text = shown(code)
+    assert re.search(r"5 minutes +2\n.*1 hour +3", text)
 
 
 @pytest.mark.slow

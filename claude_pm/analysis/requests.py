@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from claude_pm.analysis.rows import Row, rows
 from claude_pm.profiles import schema
+from claude_pm.profiles.experiment import CACHE_TRIAL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +48,7 @@ REQUESTS = schema.Table(
         schema.Column("status", _TEXT, "ok, error, timeout or cancelled; null while unfinished"),
         schema.Column("error", _TEXT, "type and message of the error"),
         schema.Column("warmup", "boolean", "recorded to warm up, not to be compared"),
-        schema.Column("cache_state", _TEXT, "cold or warm: the model's cache, as it answered"),
+        schema.Column("cache_state", _TEXT, "cold, warm or off: the model's cache, as it answered"),
     ),
 )
 
@@ -71,7 +72,8 @@ def requests_table(profile: Profile) -> pd.DataFrame:
 
     Tokens and cost add up over all attempts; they are null where no attempt's is known.
     ``prefill_s`` and ``cache_state`` are of the attempt that answered: ``warm`` when at least
-    half of its input was read from the cache, null where that is not known.
+    half of its input was read from the cache, null where that is not known. Where a cache trial
+    says that the cache was off, it is ``off``, unless the answer was warm all the same.
     """
     return requests_frame(find_requests(rows(profile.spans)))
 
@@ -154,7 +156,7 @@ def _summarised(request: Request) -> Row:
     row["queue_s"] = _total(span["duration_s"] for span in _named(request, "queue"))
     row["attempts"] = len(chats)
     row["warmup"] = request.warmup
-    row["cache_state"] = _cache_state(answered) if answered else None
+    row["cache_state"] = _cache_state(request.span, answered) if answered else None
     return row
 
 
@@ -167,8 +169,11 @@ def _total(values: Iterable[Any]) -> Any:
     return sum(known) if known else None
 
 
-def _cache_state(chat: Row) -> str | None:
+def _cache_state(request: Row, chat: Row) -> str | None:
     read, total = chat["cache_read_tokens"], chat["input_tokens"]
-    if read is None or not total:
-        return None
-    return "warm" if read / total >= WARM_SHARE else "cold"
+    if read is not None and total and read / total >= WARM_SHARE:
+        # Whatever was asked for: some servers keep prompts without being told to.
+        return "warm"
+    if attributes(request).get(CACHE_TRIAL) == "off":
+        return "off"
+    return None if read is None or not total else "cold"

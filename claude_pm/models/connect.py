@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CLAUDE_URL = "https://api.anthropic.com"
 
 
-def connect(settings: Settings) -> Model:
+def connect(settings: Settings, *, save_prompts: bool = True) -> Model:
     """Return the model that ``CLAUDE_PM_MODEL`` and ``CLAUDE_PM_BASE_URL`` name.
 
     ===================  =====================  ==========================================
@@ -30,6 +30,9 @@ def connect(settings: Settings) -> Model:
     set                  a name                 that model on that server
     set                  not set                the only model that the server lists
     ===================  =====================  ==========================================
+
+    With ``save_prompts=False`` the embedded model neither saves the states of prompts in files nor
+    starts from saved ones.
 
     A key alone changes nothing: nothing is sent to a paid service unless a model of it is named.
     ``ANTHROPIC_API_KEY`` is sent to Claude's own address alone, ``CLAUDE_PM_API_KEY`` to whatever
@@ -47,6 +50,7 @@ def connect(settings: Settings) -> Model:
             model_dir=settings.model_dir,
             cache=settings.cache_enabled,
             timeout_s=settings.request_timeout,
+            save_prompts=save_prompts,
         )
     if is_file:
         raise SettingsError(

@@ -1,6 +1,6 @@
 """A real small model in this process: llama.cpp's own server on a loopback port.
 
-One server for each weights file and cache setting, started once, shared by all orchestrators, and
+One server for each weights file and size of cache, started once, shared by all orchestrators, and
 stopped at exit (a thread that still generates then would abort the process).
 
 Agents' prompts stay hot in it. Measured with prompts of 700 tokens on 2 cores, TTFT of agents that
@@ -47,8 +47,8 @@ _HTTP_THREADS = 8
 # Stopping in the middle of an answer waits for the next ping; llama.cpp's own default is 30 s.
 _PING_S = 1
 _MAX_THREADS = 8
-# Prompts that are surely still in the server's cache of that size: each takes some 20 MiB.
-_HOT_PROMPTS = 8
+# An agent's prompt takes some 20 MiB of it: of so many one is surely still there.
+_MIB_PER_HOT_PROMPT = 32
 # Shorter prompts are prefilled in no time.
 _SHORTEST_SAVED_BYTES = 400
 _SHORTEST_REQUEST = "."
@@ -59,7 +59,14 @@ _REPEAT_PENALTY = 1.1
 class EmbeddedServer:
     """A running llama.cpp server. Made by :func:`shared_server`."""
 
-    def __init__(self, weights: Path, *, cache: bool, prefixes: Path | None = None) -> None:
+    def __init__(
+        self,
+        weights: Path,
+        *,
+        cache: bool,
+        prefixes: Path | None = None,
+        prompt_cache_mib: int = _PROMPT_CACHE_MIB,
+    ) -> None:
         _check_gguf(weights)
         # llama.cpp would start a debugger to print a backtrace of its own when it fails.
         os.environ.setdefault("GGML_NO_BACKTRACE", "1")
@@ -77,7 +84,7 @@ class EmbeddedServer:
         # Nothing to fit into: it would load the model's description twice.
         parameters.fit_params = False
         parameters.cache_prompt = cache
-        parameters.cache_ram_mib = _PROMPT_CACHE_MIB if cache else 0
+        parameters.cache_ram_mib = prompt_cache_mib if cache else 0
         parameters.cpuparams.n_threads = _threads()
         parameters.cpuparams_batch.n_threads = _threads()
         # Threads that spin while they wait take the CPUs from other processes, and gain nothing.
@@ -114,6 +121,7 @@ class EmbeddedServer:
                 ),
             )  # fmt: skip
         self.hot_prompts: OrderedDict[tuple[str, ...], None] = OrderedDict()
+        self._most_hot = max(1, prompt_cache_mib // _MIB_PER_HOT_PROMPT)
         self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
             WeakKeyDictionary()
         )
@@ -122,7 +130,7 @@ class EmbeddedServer:
         """Remember that a prompt is in the server's cache now."""
         self.hot_prompts[system] = None
         self.hot_prompts.move_to_end(system)
-        if len(self.hot_prompts) > _HOT_PROMPTS:
+        if len(self.hot_prompts) > self._most_hot:
             self.hot_prompts.popitem(last=False)
 
     def slot(self) -> asyncio.Semaphore:
@@ -135,12 +143,18 @@ class EmbeddedServer:
         self._server = None
 
 
-_servers: dict[tuple[Path, bool], EmbeddedServer] = {}
+_servers: dict[tuple[Path, int], EmbeddedServer] = {}
 _servers_lock = threading.Lock()
 _of_parent: list[EmbeddedServer] = []
 
 
-def shared_server(weights: Path, *, cache: bool, prefixes: Path | None = None) -> EmbeddedServer:
+def shared_server(
+    weights: Path,
+    *,
+    cache: bool,
+    prefixes: Path | None = None,
+    prompt_cache_mib: int = _PROMPT_CACHE_MIB,
+) -> EmbeddedServer:
     """Return this process's server for these weights, starting it if there is none.
 
     ``prefixes`` is the folder of the saved states, for a server that is started now.
@@ -148,12 +162,14 @@ def shared_server(weights: Path, *, cache: bool, prefixes: Path | None = None) -
     Raises:
         WeightsError: the file is not there, is no GGUF file, or cannot be loaded.
     """
-    key = (weights.resolve(), cache)
+    key = (weights.resolve(), prompt_cache_mib if cache else 0)
     with _servers_lock:
         if key not in _servers:
             if not _servers:
                 atexit.register(stop_servers)
-            _servers[key] = EmbeddedServer(weights, cache=cache, prefixes=prefixes)
+            _servers[key] = EmbeddedServer(
+                weights, cache=cache, prefixes=prefixes, prompt_cache_mib=prompt_cache_mib
+            )
         return _servers[key]
 
 
@@ -174,6 +190,9 @@ class EmbeddedModel:
         model_dir: where the default weights are kept; None is the user's cache folder.
         cache: let the model keep prompts' prefixes, so that a known one is not prefilled again.
         timeout_s: longest silence of the model, in seconds.
+        save_prompts: save prompts' states in files, and start hot from those of other processes.
+        prompt_cache_mib: memory for the prompts of agents that take turns, in MiB; a token takes
+            some 23 KiB of it. Models of one process with the same size share one server.
     """
 
     use: ModelUse = "live"
@@ -186,12 +205,17 @@ class EmbeddedModel:
         model_dir: Path | None = None,
         cache: bool = True,
         timeout_s: float = 60.0,
+        save_prompts: bool = True,
+        prompt_cache_mib: int = _PROMPT_CACHE_MIB,
     ) -> None:
         self._weights = weights
         self._model_dir = model_dir
         self._cache = cache
         self._timeout_s = timeout_s
+        self._save_prompts = save_prompts
+        self._prompt_cache_mib = prompt_cache_mib
         self._server: EmbeddedServer | None = None
+        self._started_server = False
         self._client: MessagesClient | None = None
 
     async def prepare(self) -> None:
@@ -221,7 +245,7 @@ class EmbeddedModel:
         else:
             await slot.acquire()
         try:
-            missing = await self._restore(server, request.system)
+            missing = self._save_prompts and await self._restore(server, request.system)
             yield
             server.note_hot(request.system)
             if missing:
@@ -291,6 +315,16 @@ class EmbeddedModel:
         if self._client is not None:
             await self._client.aclose()
 
+    def stop_own_server(self) -> None:
+        """Stop the server if this model started it; a later request starts a new one.
+
+        While two servers live in one process, both decode more slowly, even if one only waits.
+        """
+        with _servers_lock:
+            for key in [key for key, server in _servers.items() if server is self._server]:
+                if self._started_server:
+                    _servers.pop(key).stop()
+
     async def _connected(self) -> MessagesClient:
         running = self._server is not None and self._server in _servers.values()
         if self._client is not None and running:
@@ -315,17 +349,21 @@ class EmbeddedModel:
         weights = self._weights
         if weights is None:
             weights = ensure_weights(self._model_dir)
+        running = list(_servers.values())
         try:
-            return shared_server(
+            server = shared_server(
                 weights,
                 cache=self._cache,
                 prefixes=default_weights_path(self._model_dir).parent / "prefixes",
+                prompt_cache_mib=self._prompt_cache_mib,
             )
         except WeightsError:
             if weights == default_weights_path(self._model_dir):
                 # Names the difference, where it is that.
                 check_weights(weights)
             raise
+        self._started_server = server not in running
+        return server
 
 
 def _check_gguf(path: Path) -> None:

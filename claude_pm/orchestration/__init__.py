@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from claude_pm.orchestration.batch import batch_orchestrate
+    from claude_pm.orchestration.cache_trial import cache_trial
     from claude_pm.orchestration.conditions import request_conditions
     from claude_pm.orchestration.message_bus import SimpleMessageBus
     from claude_pm.orchestration.modes import OrchestrationMode
@@ -29,6 +30,7 @@ _HOME = {
     "SimpleMessageBus": "message_bus",
     "WorkflowResult": "workflow",
     "batch_orchestrate": "batch",
+    "cache_trial": "cache_trial",
     "create_backwards_compatible_orchestrator": "orchestrator",
     "orchestrate_agent": "orchestrator",
     "request_conditions": "conditions",
@@ -42,6 +44,7 @@ __all__ = [
     "SimpleMessageBus",
     "WorkflowResult",
     "batch_orchestrate",
+    "cache_trial",
     "create_backwards_compatible_orchestrator",
     "orchestrate_agent",
     "request_conditions",

@@ -20,6 +20,9 @@ KEY = "experiment"
 SAMPLE = "sample"
 """The name of the span around each sample."""
 
+CACHE_TRIAL = "cache_trial"
+"""The attribute of a request's span in which a cache trial says: cold, warm or off."""
+
 
 class Experiment:
     """The samples of each condition, and the profile that recorded them.

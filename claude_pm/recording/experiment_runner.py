@@ -21,6 +21,8 @@ from claude_pm.recording.progress_line import ProgressLine
 from claude_pm.recording.span import span
 
 Condition = Callable[[], Any]
+BEFORE = "before_sample"
+"""The name of the span around what makes a condition ready for a sample."""
 _MOST_SEED = 2**32
 
 
@@ -43,6 +45,7 @@ def experiment(
     cpu: str | None = None,
     memory: str | None = "rss",
     seed: int | None = None,
+    before: Callable[[str], Any] | None = None,
 ) -> Experiment:
     """Measure conditions against each other, in turns: ``experiment({"a": f, "b": g})``.
 
@@ -63,6 +66,9 @@ def experiment(
         cpu: as in :func:`claude_pm.profile`, but nothing by default: to count calls slows code.
         memory: as in :func:`claude_pm.profile`.
         seed: draws the same order again; it stands in ``meta["experiment"]``.
+        before: called with the condition's name before each of its samples, and awaited like a
+            condition, to make it ready; recorded, but no part of the sample. An error in it is
+            raised at once.
 
     Raises:
         RecordingError: there is no condition, one cannot be called, or a number is out of range;
@@ -81,7 +87,7 @@ def experiment(
     session.start()
     try:
         with _EventLoop() as loop:
-            _take(session, conditions, loop)
+            _take(session, conditions, loop, before)
     except KeyboardInterrupt:
         # It ended the experiment, and nothing else: what was measured shall be had.
         session.say_interrupted()
@@ -250,11 +256,19 @@ class _EventLoop:
 
 
 def _take(
-    session: ExperimentSession, conditions: Mapping[str, Condition], loop: _EventLoop
+    session: ExperimentSession,
+    conditions: Mapping[str, Condition],
+    loop: _EventLoop,
+    before: Callable[[str], Any] | None,
 ) -> None:
     awaited: set[str] = set()
     for turn in session.turns():
         call = conditions[turn.condition]
+        if before is not None:
+            with span(BEFORE, condition=turn.condition):
+                made = before(turn.condition)
+                if inspect.isawaitable(made):
+                    loop.run(partial(_finish, made))
         if turn.condition in awaited or inspect.iscoroutinefunction(call):
             with session.recording_failures(turn):
                 loop.run(partial(session.measure_awaited, turn, call))

@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from claude_pm.analysis.compare_samples import median_interval
+from claude_pm.analysis.hit_rate import RECENT, hit_rate
 from claude_pm.analysis.rows import rows
 from claude_pm.analysis.samples import METRICS
 from claude_pm.errors import ProfileError
+from claude_pm.profiles.experiment import Experiment
 from claude_pm.views import palette, words
 from claude_pm.views.axes import (
     FRAME_IN,
@@ -39,13 +41,15 @@ from claude_pm.views.timeline import draw_timeline
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from claude_pm.profiles import Experiment, Profile
+    from claude_pm.profiles import Profile
 
 Metric = Literal["duration_s", "ttft_s"]
 _METRICS = {"duration_s": "request duration", "ttft_s": "time to first text"}
 
 WIDTH_IN = 8.6
-_STATE_OFFSET = 0.2
+_STATE_OFFSETS = {2: {"cold": -0.2, "warm": 0.2}, 3: {"cold": -0.27, "warm": 0.0, "off": 0.27}}
+"""Of two kinds of dots in a row, and of three."""
+_STATE_HEIGHTS = {2: 0.16, 3: 0.11}
 
 
 def plot_modes(profile: Profile, *, metric: Metric = "duration_s", ax: Axes | None = None) -> Axes:
@@ -73,9 +77,25 @@ def plot_conditions(
     return _plot(ax, lambda axes: draw_conditions(Reading(experiment.profile), axes, metric))
 
 
-def plot_cache(profile: Profile, *, ax: Axes | None = None) -> Axes:
-    """Draw the time to first text of each agent's requests, cold against warm, warm-ups too."""
-    return _plot(ax, lambda axes: draw_cache(Reading(profile), axes))
+def plot_cache(profile: Profile | Experiment, *, ax: Axes | None = None) -> Axes:
+    """Draw the time to first text of each agent's requests, cold against warm, warm-ups too.
+
+    Those that a cache trial asked with the cache off are a third kind.
+    """
+    return _plot(ax, lambda axes: draw_cache(Reading(_profile(profile)), axes))
+
+
+def plot_hit_rate(
+    profile: Profile | Experiment, *, recent: int = RECENT, ax: Axes | None = None
+) -> Axes:
+    """Draw each request's share of input from the cache, and the hit rate over time.
+
+    ``recent`` requests are what the second curve looks back on.
+
+    Raises:
+        ProfileError: ``recent`` is below 1.
+    """
+    return _plot(ax, lambda axes: draw_hit_rate(Reading(_profile(profile)), axes, recent))
 
 
 def plot_timeline(profile: Profile, *, ax: Axes | None = None) -> Axes:
@@ -200,27 +220,29 @@ def draw_cache(reading: Reading, ax: Axes) -> float | None:
     agents = list(dict.fromkeys(sample["agent"] for sample in samples))
     modes = list(dict.fromkeys(sample["mode"] for sample in samples))
     markers = {mode: "osD^"[number % 4] for number, mode in enumerate(modes)}
+    is_off = any(sample["cache_state"] == "off" for sample in samples)
+    states = [state for state in palette.CACHE_STATES if is_off or state != "off"]
+    offsets, half_height = _STATE_OFFSETS[len(states)], _STATE_HEIGHTS[len(states)]
     drawn: dict[tuple[str | None, str, str | None], list[float]] = {}
     for sample in samples:
         kind = (sample["agent"], sample["cache_state"], sample["mode"])
         drawn.setdefault(kind, []).append(sample["ttft_s"])
     for (agent, state, mode), seconds in drawn.items():
-        offset = _STATE_OFFSET if state == "warm" else -_STATE_OFFSET
         strip(
-            ax, agents.index(agent) + offset, seconds, palette.CACHE_STATES[state],
-            half_height=0.16, marker=markers[mode],
+            ax, agents.index(agent) + offsets[state], seconds, palette.CACHE_STATES[state],
+            half_height=half_height, marker=markers[mode],
         )  # fmt: skip
     counts = {
         (agent, state): sum(
             (sample["agent"], sample["cache_state"]) == (agent, state) for sample in samples
         )
         for agent in agents
-        for state in palette.CACHE_STATES
+        for state in states
     }
     rows_axis(
         ax,
         [
-            f"{label(agent)}\ncold {counts[agent, 'cold']}, warm {counts[agent, 'warm']}"
+            f"{label(agent)}\n" + ", ".join(f"{state} {counts[agent, state]}" for state in states)
             for agent in agents
         ],
     )
@@ -233,7 +255,7 @@ def draw_cache(reading: Reading, ax: Axes) -> float | None:
         f"Median {what}; a dot is a request; warm: at least half of its input came from the cache"
         f"{model_note(reading.meta)}",
     )
-    keys = [dot_key(state, colour) for state, colour in palette.CACHE_STATES.items()]
+    keys = [dot_key(state, palette.CACHE_STATES[state]) for state in states]
     if len(modes) > 1:
         keys += [
             dot_key(label(mode).upper(), palette.DARK_GREY, marker)
@@ -241,6 +263,57 @@ def draw_cache(reading: Reading, ax: Axes) -> float | None:
         ]
     legend(ax, keys)
     return FRAME_IN + LEGEND_IN + 0.8 * len(agents)
+
+
+def draw_hit_rate(reading: Reading, ax: Axes, recent: int) -> float | None:
+    """Draw what :func:`plot_hit_rate` shows."""
+    requests = rows(hit_rate(reading.profile, recent=recent))
+    if not requests:
+        say(
+            ax,
+            "No hit rate to show: no answered request says how much of its input came from the "
+            "cache.",
+        )
+        return None
+    for state, colour in palette.CACHE_STATES.items():
+        found = [request for request in requests if request["cache_state"] == state]
+        ax.scatter(
+            [request["start_s"] for request in found],
+            [100 * (request["read_share"] or 0.0) for request in found],
+            s=22, color=colour, alpha=0.85, edgecolors="white", linewidths=0.6, zorder=3,
+        )  # fmt: skip
+    times = [request["start_s"] for request in requests]
+    last_ones = f"of the last {recent:,}"
+    for name, text, colour in (
+        ("hit_rate", "hit rate until then", palette.ORANGE),
+        ("recent_hit_rate", f"hit rate {last_ones}", palette.GREEN),
+    ):
+        ax.step(
+            times, [100 * request[name] for request in requests], where="post", label=text,
+            color=colour, linewidth=1.6, zorder=2, marker="|" if len(times) == 1 else None,
+        )  # fmt: skip
+    longest = max(reading.meta.get("duration_s") or 0.0, times[-1])
+    ax.set_xlim(0, longest * 1.01 or 1.0)
+    ax.set_ylim(-4, 104)
+    ax.set_ylabel("from the cache (%)", fontsize=9)
+    dress(ax, grid_axis="y")
+    time_axis(ax, longest, "start of the request, since the profile began")
+    hits = sum(request["hit"] for request in requests)
+    last = requests[-1]
+    end = f", {100 * last['recent_hit_rate']:.0f} % {last_ones}" if len(requests) > recent else ""
+    title(
+        ax,
+        f"{hits:,} of {words.counted(len(requests), 'request')} hit: "
+        f"{100 * last['hit_rate']:.0f} %{end}",
+        "A dot is a request, as high as the share of its input from the cache; a hit: at least half"
+        f"{model_note(reading.meta)}",
+    )
+    keys = [
+        dot_key("hit", palette.CACHE_STATES["warm"]),
+        dot_key("miss", palette.CACHE_STATES["cold"]),
+    ]
+    legend(ax, [*keys, *ax.get_legend_handles_labels()[0]])
+    return 3.4
 
 
 def draw_memory(reading: Reading, ax: Axes) -> float | None:
@@ -284,6 +357,10 @@ def draw_memory(reading: Reading, ax: Axes) -> float | None:
     return 3.4
 
 
+def _profile(recorded: Profile | Experiment) -> Profile:
+    return recorded.profile if isinstance(recorded, Experiment) else recorded
+
+
 def _plot(ax: Axes | None, draw: Callable[[Axes], float | None]) -> Axes:
     if ax is not None:
         draw(ax)
@@ -314,9 +391,14 @@ def _cache_seen(drawn: Mapping[tuple[str | None, str, str | None], Sequence[floa
         by_mode.setdefault(mode, {}).setdefault(state, []).extend(seconds)
     said = []
     for mode, samples in by_mode.items():
-        medians = {state: quantile(samples[state], 0.5) for state in sorted(samples)}
-        text = ", ".join(f"{state} {words.duration(median)}" for state, median in medians.items())
-        if len(medians) > 1 and medians["warm"]:
-            text += f" ({words.times(medians['cold'] / medians['warm'])})"
+        medians = {
+            state: quantile(samples[state], 0.5)
+            for state in palette.CACHE_STATES
+            if state in samples
+        }
+        parts = {state: f"{state} {words.duration(median)}" for state, median in medians.items()}
+        if "cold" in medians and medians.get("warm"):
+            parts["warm"] += f" ({words.times(medians['cold'] / medians['warm'])})"
+        text = ", ".join(parts.values())
         said.append(f"{label(mode).upper()} {text}" if len(by_mode) > 1 else text)
     return f"First text: {'; '.join(said)}"

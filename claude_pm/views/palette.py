@@ -30,7 +30,7 @@ PHASES: Mapping[str, str] = {
 }
 MODES: Mapping[str, str] = {"local": BLUE, "subprocess": ORANGE, "hybrid": GREEN}
 UNKNOWN_MODE = DARK_GREY
-CACHE_STATES: Mapping[str, str] = {"cold": BLUE, "warm": VERMILLION}
+CACHE_STATES: Mapping[str, str] = {"cold": BLUE, "warm": VERMILLION, "off": DARK_GREY}
 OWN_SPAN = "#EFEFEF"
 """Spans that users opened themselves, outlined in dark grey."""
 ERROR = "#B2182B"

@@ -142,7 +142,7 @@ def _requests_headline(reading: Reading) -> str:
         text += f" in {words.duration(meta['duration_s'])}"
     shares = _shares_in_words(reading)
     said = [f"{text}: {shares}" if shares else text]
-    cached = [request for request in requests if request["cache_state"] is not None]
+    cached = [request for request in requests if request["cache_state"] in {"cold", "warm"}]
     if cached:
         warm = sum(request["cache_state"] == "warm" for request in cached)
         said.append(f"cache warm {warm:,} of {len(cached):,}")

@@ -213,6 +213,26 @@ class TestThisProcess:
             assert not usage.cache_read_tokens
         assert not (folder / "prefixes").exists()
 
+    async def test_not_to_be_saved(self, folder: Path) -> None:
+        """A model that saves nothing shares the server, and its cache, with one that does."""
+        request = ChatRequest((PROMPT,), "Hello?", 2)
+        cold = await chat(EmbeddedModel(model_dir=folder, save_prompts=False), request)
+        assert not (folder / "prefixes").exists()
+        warm = await chat(EmbeddedModel(model_dir=folder), request)
+        assert not cold.usage.cache_read_tokens
+        assert (warm.usage.cache_read_tokens or 0) > 0.8 * (warm.usage.input_tokens or 0)
+
+    async def test_a_cache_that_is_too_small(self, folder: Path) -> None:
+        """What does not fit is evicted: with room for one, of three agents none stays hot."""
+        reads = {}
+        for mib in (64, 1):
+            model = EmbeddedModel(model_dir=folder, save_prompts=False, prompt_cache_mib=mib)
+            for number in (0, 1, 2, 0):
+                request = ChatRequest((f"Clerk {number}: {PROMPT}",), "Hello?", 2)
+                reads[mib] = (await chat(model, request)).usage.cache_read_tokens or 0
+        assert reads[64] > 100
+        assert reads[1] < 20
+
     async def test_short_prompts(self, folder: Path) -> None:
         """What is prefilled in no time is not worth a file."""
         await chat(EmbeddedModel(model_dir=folder), ChatRequest(("Be brief.",), "Hello?", 2))

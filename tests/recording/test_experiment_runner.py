@@ -147,6 +147,43 @@ class TestAwaited:
         assert not any(thread.is_alive() for thread in threads)
 
 
+class TestBefore:
+    @pytest.mark.parametrize("awaited", [False, True])
+    def test_is_no_part_of_the_sample(self, awaited: bool) -> None:
+        """It comes before every sample, in the samples' loop, and is recorded beside them."""
+        done: list[str] = []
+
+        def ready(condition: str) -> None:
+            done.append(f"before {condition}")
+            with claude_pm.span("ready"):
+                pass
+
+        async def ready_awaited(condition: str) -> None:
+            await asyncio.sleep(0)
+            ready(condition)
+
+        made = claude_pm.experiment(
+            {"a": lambda: done.append("a"), "b": lambda: done.append("b")},
+            repeat=2,
+            before=ready_awaited if awaited else ready,
+        )
+        taken = made.samples["condition"].tolist()
+        assert done == [one for name in taken for one in (f"before {name}", name)]
+        spans = made.spans.set_index("span_id")
+        parents = spans.loc[spans["name"] == "ready", "parent_id"]
+        assert spans.loc[parents, "name"].tolist() == ["before_sample"] * 6
+        assert spans.loc[parents, "parent_id"].isna().all()
+
+    def test_an_error_in_it_is_raised(self) -> None:
+        """What could not be made ready is not measured."""
+
+        def wrong(condition: str) -> None:
+            raise ValueError(f"{condition} is not ready")
+
+        with pytest.raises(ValueError, match="a is not ready"):
+            claude_pm.experiment({"a": nothing}, warmup=0, before=wrong)
+
+
 class TestFailures:
     def test_go_on(self) -> None:
         """A failure is a row with its error, and the others go on."""

@@ -12,13 +12,19 @@ from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.figure import Figure
 
 from claude_pm.errors import ProfileError
-from claude_pm.views.charts import plot_cache, plot_memory, plot_modes, plot_timeline
+from claude_pm.views.charts import (
+    plot_cache,
+    plot_hit_rate,
+    plot_memory,
+    plot_modes,
+    plot_timeline,
+)
 from claude_pm.views.timeline import MAX_BARS
 from tests.profile_builder import ProfileBuilder
 from tests.views.profiles import HOSTILE, empty, hostile, two_modes
 
 Plot = Callable[..., Axes]
-PLOTS: list[Plot] = [plot_modes, plot_cache, plot_timeline, plot_memory]
+PLOTS: list[Plot] = [plot_modes, plot_cache, plot_hit_rate, plot_timeline, plot_memory]
 
 
 def dots(ax: Axes) -> list[float]:
@@ -139,6 +145,53 @@ class TestPlotCache:
         assert ax.get_title(loc="left") == (
             "First text: LOCAL cold 4.00 s, warm 0.50 s (8.0x); SUBPROCESS warm 4.00 s"
         )
+
+    def test_off_is_a_third_kind(self) -> None:
+        """It is drawn, counted and said; other profiles have two."""
+        builder = ProfileBuilder()
+        for start, ttft, read, state in (
+            (0, 4.0, 0, "cold"),
+            (5, 0.5, 9, "warm"),
+            (7, 3.0, 0, "off"),
+        ):
+            builder.answered(
+                "qa", "local", float(start), 5.0, ttft_s=ttft, input_tokens=10,
+                cache_read_tokens=read, attributes={"cache_trial": state},
+            )  # fmt: skip
+        ax = plot_cache(builder.build())
+        assert dots(ax) == [0.5, 3.0, 4.0]
+        assert [label.get_text() for label in ax.get_yticklabels()] == ["qa\ncold 1, warm 1, off 1"]
+        assert ax.get_title(loc="left") == "First text: cold 4.00 s, warm 0.50 s (8.0x), off 3.00 s"
+
+    def test_warm_and_off_alone(self) -> None:
+        """Without a cold one there is no factor to say."""
+        builder = ProfileBuilder()
+        for start, read, state in ((0.0, 9, "warm"), (7.0, 0, "off")):
+            builder.answered(
+                "qa", "local", start, 5.0, ttft_s=1.0, input_tokens=10, cache_read_tokens=read,
+                attributes={"cache_trial": state},
+            )  # fmt: skip
+        ax = plot_cache(builder.build())
+        assert ax.get_title(loc="left") == "First text: warm 1.00 s, off 1.00 s"
+
+
+class TestPlotHitRate:
+    def test_shows_every_request_and_both_rates(self) -> None:
+        """A dot a request at its share of input; the title says the rate at the end."""
+        builder = ProfileBuilder()
+        for start, read in ((1.0, 0), (2.0, 0), (3.0, 950), (4.0, 900)):
+            builder.answered(
+                "qa", "local", start, 0.5, ttft_s=0.2, input_tokens=1000, cache_read_tokens=read
+            )
+        ax = plot_hit_rate(builder.build(), recent=2)
+        assert dots(ax) == [1.0, 2.0, 3.0, 4.0]
+        assert [list(line.get_ydata()) for line in ax.lines] == [
+            pytest.approx([0.0, 0.0, 100 / 3, 50.0]),
+            [0.0, 0.0, 50.0, 100.0],
+        ]
+        assert ax.get_title(loc="left") == "2 of 4 requests hit: 50 %, 100 % of the last 2"
+        assert ax.get_ylabel() == "from the cache (%)"
+        assert ax.get_xlabel() == "start of the request, since the profile began (s)"
 
 
 class TestPlotTimeline:
