@@ -202,8 +202,7 @@ class SecondRun:
         with (self._path / "stderr").open("wb") as stderr, _interruptible():
             process = subprocess.Popen(
                 command,
-                # Open as long as this process is there: then the other one ends, too.
-                stdin=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
                 cwd=self._working_folder,
@@ -211,12 +210,12 @@ class SecondRun:
                 # A group of its own: it ends with all that it started.
                 start_new_session=True,
             )
-            with process:
-                try:
+            try:
+                with _ended_with_this_process(process.pid, self._path):
                     return process.wait()
-                except BaseException:
-                    _kill(process)
-                    raise
+            except BaseException:
+                _kill(process)
+                raise
 
     def _environment(self) -> dict[str, str]:
         """Return this process's environment, without the secrets that the code does not name."""
@@ -270,6 +269,28 @@ def _rows_of_file(file: str, name: str, lines: list[dict[str, Any]]) -> Iterator
             # Not line["line"]: it is escaped for a web page.
             source = linecache.getline(file, line["lineno"]).rstrip("\n")
             yield {"file": name, "line": line["lineno"], "source": source, **figures}
+
+
+@contextlib.contextmanager
+def _ended_with_this_process(group: int, folder: Path) -> Iterator[None]:
+    """See to it that a group of processes and a folder are gone if this process is killed.
+
+    A shell waits for the end of a pipe that is open as long as this process is there. Not the
+    second run itself: it has only its main thread to notice, and that may be busy or asleep.
+    """
+    program = 'read -r _; kill -s KILL -- "-$1"; rm -rf -- "$2"'
+    watcher = subprocess.Popen(
+        ["/bin/sh", "-c", program, "sh", str(group), str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    with watcher:
+        try:
+            yield
+        finally:
+            watcher.kill()
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import fcntl
 import inspect
 import json
 import os
-import shutil
-import signal
 import sys
 import tempfile
 import types
@@ -24,7 +21,6 @@ from typing import Any
 def main(job_file: str) -> None:
     """Run the code as the job says, and write how it ended."""
     job: dict[str, Any] = json.loads(Path(job_file).read_text(encoding="utf-8"))
-    _end_with_the_starter(Path(job_file).parent)
     # What served to get here is not for the user's code.
     for name in ("PYTHONSAFEPATH", "TMPDIR"):
         os.environ.pop(name, None)
@@ -42,25 +38,6 @@ def main(job_file: str) -> None:
     except BaseException as problem:  # noqa: BLE001 - whatever the user's code raises
         error = f"{type(problem).__name__}: {problem}"
     Path(job["ended_file"]).write_text(json.dumps({"error": error}), encoding="utf-8")
-
-
-def _end_with_the_starter(folder: Path) -> None:
-    """Have a signal come when the starter is gone, and end the whole group then.
-
-    Standard input is a pipe of the starter's, into which it writes nothing: it closes when the
-    starter ends, killed or not. A thread that waits for that would be seen by scalene.
-    """
-
-    def end(*_signal: object) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.killpg(0, signal.SIGKILL)
-
-    pipe = os.dup(0)
-    with Path(os.devnull).open("rb") as nothing:
-        os.dup2(nothing.fileno(), 0)  # the user's code finds no input
-    signal.signal(signal.SIGIO, end)
-    fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _run(job: dict[str, Any], namespace: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from claude_pm.analysis.rows import rows
 from claude_pm.analysis.samples import METRICS
 from claude_pm.profiles.text_file import write_text
 from claude_pm.views import words
-from claude_pm.views.fragments import Cell, Column, Table
+from claude_pm.views.fragments import Cell, Column, Table, cells, numbers
 
 if TYPE_CHECKING:
     from claude_pm.views.reading import Reading
@@ -35,18 +35,15 @@ def comparison_table(comparison: Comparison) -> Table:
     columns = [
         *([Column("compared")] if several else []),
         Column("metric"),
-        *(
-            Column(heading, is_number=True)
-            for heading in ("baseline", "compared", "ratio", "95 % interval")
-        ),
+        *numbers("baseline", "compared", "ratio", "95 % interval"),
         Column("verdict"),
-        *(Column(heading, is_number=True) for heading in ("n", "p")),
+        *numbers("n", "p"),
     ]
     return Table(
         columns,
         [
             [
-                *([Cell(_plain(f"{row.compared} / {row.baseline}"))] if several else []),
+                *(cells(_plain(f"{row.compared} / {row.baseline}")) if several else []),
                 *_cells(row),
             ]
             for row in comparison.rows
@@ -85,10 +82,8 @@ def conditions(reading: Reading) -> Table:
             value(metric.name, _median([row[metric.name] for row in own])) for metric in metrics
         ]
         texts = [_plain(condition), words.whole(len(own)), words.whole(failed), *medians]
-        table.append([Cell(text) for text in texts])
-    return Table(
-        [Column("condition"), *(Column(heading, is_number=True) for heading in headings)], table
-    )
+        table.append(cells(*texts))
+    return Table([Column("condition"), *numbers(*headings)], table)
 
 
 def comparison_text(comparison: Comparison) -> str:
@@ -169,7 +164,7 @@ def _cells(row: Compared) -> list[Cell]:
         count,
         words.UNKNOWN if p_value is None else "<0.001" if p_value < _LEAST_P else f"{p_value:.3f}",
     )
-    return [Cell(text) for text in texts]
+    return cells(*texts)
 
 
 def _sentence(row: Compared) -> str:

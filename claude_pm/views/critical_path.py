@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from claude_pm.analysis.replay import OWN
 from claude_pm.analysis.rows import rows
 from claude_pm.views import words
-from claude_pm.views.fragments import Cell, Column, Table
+from claude_pm.views.fragments import Column, Table, cells, numbers
 from claude_pm.views.text_table import text_table
 
 if TYPE_CHECKING:
@@ -62,11 +62,11 @@ def _tables(path: CriticalPath) -> Iterable[Table]:
     if any(agent is not None for agent, _ in agents):
         named = [(agent or words.UNKNOWN, seconds) for agent, seconds in agents]
         yield _shares("agent", named, path.wall_s)
-    columns = [Column("if this took no time"), *_numbers("the whole would take", "saved")]
+    columns = [Column("if this took no time"), *numbers("the whole would take", "saved")]
     yield Table(
         columns,
         [
-            _cells(
+            cells(
                 _named(row["what"]),
                 words.duration(row["wall_s"]),
                 words.duration(max(0.0, row["saved_s"])),
@@ -95,18 +95,10 @@ def _named(what: str) -> str:
 def _shares(heading: str, seconds: list[tuple[str, float]], wall_s: float) -> Table:
     shares = words.shares([spent / wall_s if wall_s else None for _, spent in seconds])
     found = [
-        _cells(what, words.duration(spent), share)
+        cells(what, words.duration(spent), share)
         for (what, spent), share in zip(seconds, shares, strict=True)
     ]
-    return Table([Column(heading), *_numbers("time", "share")], found[:_MAX_ROWS])
-
-
-def _numbers(*headings: str) -> list[Column]:
-    return [Column(heading, is_number=True) for heading in headings]
-
-
-def _cells(*texts: str) -> list[Cell]:
-    return [Cell(text) for text in texts]
+    return Table([Column(heading), *numbers("time", "share")], found[:_MAX_ROWS])
 
 
 def _plain(text: str) -> str:

@@ -85,11 +85,11 @@ def phase_bar(reading: Reading) -> list[BarPart]:
 def phases(reading: Reading) -> Table:
     """Return the phases of the requests; empty without requests."""
     shares = words.shares([phase["share"] for phase in reading.phases])
-    columns = [Column("phase"), *_numbers("requests", "total", "share", "median", "longest")]
+    columns = [Column("phase"), *numbers("requests", "total", "share", "median", "longest")]
     return Table(
         columns,
         [
-            _cells(
+            cells(
                 words.PHASES[phase["phase"]],
                 words.whole(phase["n"]),
                 words.duration(phase["total_s"]),
@@ -113,11 +113,11 @@ def other_spans(reading: Reading) -> Table:
         for span, owner in zip(reading.spans, reading.owners, strict=True)
     ]
     others = reading.profile.spans[pd.array(is_other, dtype="boolean")]
-    columns = [Column("span"), *_numbers("n", "total", "median", "p95", "longest")]
+    columns = [Column("span"), *numbers("n", "total", "median", "p95", "longest")]
     return Table(
         columns,
         [
-            _cells(
+            cells(
                 _plain(span["phase"]),
                 words.whole(span["n"]),
                 *_durations(span, "total_s", "median_s", "p95_s", "max_s"),
@@ -131,7 +131,7 @@ def modes(reading: Reading) -> Table:
     """Return the comparison of modes."""
     columns = [
         Column("mode"),
-        *_numbers(
+        *numbers(
             "requests", "failed", "median", "p95", "first text", "input tokens", "from cache",
             "output tokens", "ratio",
         ),
@@ -139,7 +139,7 @@ def modes(reading: Reading) -> Table:
     return Table(
         columns,
         [
-            _cells(
+            cells(
                 words.mode_label(mode["mode"]),
                 *_wholes(mode, "n", "failures"),
                 *_durations(mode, "median_s", "p95_s", "ttft_median_s"),
@@ -155,12 +155,12 @@ def functions(reading: Reading, limit: int) -> Table:
     """Return the functions with most time of their own."""
     table = reading.profile.functions
     found = rows(table.sort_values("total_s", ascending=False).head(limit))
-    columns = [Column("function"), Column("where"), *_numbers("calls", "own time", "with callees")]
+    columns = [Column("function"), Column("where"), *numbers("calls", "own time", "with callees")]
     several = len(set(table["pid"].dropna())) > 1
     return Table(
-        [*columns, *_numbers("pid")] if several else columns,
+        [*columns, *numbers("pid")] if several else columns,
         [
-            _cells(
+            cells(
                 _plain(function["function"]),
                 _where(function),
                 words.whole(function["calls"]),
@@ -175,12 +175,12 @@ def functions(reading: Reading, limit: int) -> Table:
 
 def places(reading: Reading, limit: int) -> Table:
     """Return the places where sampled time went; empty where nothing was sampled."""
-    columns = [Column("agent"), Column("function"), *_numbers("running", "waiting", "CPU")]
+    columns = [Column("agent"), Column("function"), *numbers("running", "waiting", "CPU")]
     several = any(place["agent"] is not None for place in reading.places)
     return Table(
         columns if several else columns[1:],
         [
-            _cells(
+            cells(
                 *([_plain(place["agent"])] if several else []),
                 words.one_line(_LIBRARY_FOLDER.sub("(", place["place"]), _TEXT_LIMIT),
                 *_durations(place, "running_s", "waiting_s", "cpu_s"),
@@ -196,9 +196,9 @@ def allocations(reading: Reading, limit: int) -> Table:
     table = reading.profile.allocations
     found = rows(table.sort_values("size_bytes", ascending=False).head(limit))
     return Table(
-        [Column("line"), *_numbers("size", "blocks")],
+        [Column("line"), *numbers("size", "blocks")],
         [
-            _cells(_where(line), words.size(line["size_bytes"]), words.whole(line["count"]))
+            cells(_where(line), words.size(line["size_bytes"]), words.whole(line["count"]))
             for line in found
         ],
         _left_out(len(table), limit, "line", "lines"),
@@ -212,9 +212,9 @@ def lines(reading: Reading, limit: int) -> Table:
     order = table[share].fillna(0).sum(axis=1).sort_values(ascending=False, kind="stable").index
     found = rows(table.loc[order].head(limit))
     return Table(
-        [Column("line"), Column("source"), *_numbers("Python", "native", "system", "peak memory")],
+        [Column("line"), Column("source"), *numbers("Python", "native", "system", "peak memory")],
         [
-            _cells(
+            cells(
                 _where(line),
                 words.one_line(line["source"] or "", _MORE_LIMIT),
                 *(words.percent(line[name]) for name in share),
@@ -230,13 +230,13 @@ def requests(reading: Reading) -> Table:
     """Return the requests, one row each; columns of which nothing is known are left out."""
     found = reading.requests
     columns = [
-        *_numbers("start"), Column("agent"), Column("mode"), Column("status"),
-        *_numbers("duration", "first text", "prefill", "queue", "input", "from cache", "output",
+        *numbers("start"), Column("agent"), Column("mode"), Column("status"),
+        *numbers("duration", "first text", "prefill", "queue", "input", "from cache", "output",
                   "cost", "attempts"),
         Column("cache"), Column("error"), Column("model"),
     ]  # fmt: skip
-    cells = [
-        _cells(
+    table = [
+        cells(
             words.duration(request["start_s"]),
             _plain(request["agent"]),
             words.mode_label(request["mode"]),
@@ -252,23 +252,23 @@ def requests(reading: Reading) -> Table:
         for request in found[:MAX_ROWS]
     ]
     left_out = _left_out(len(found), MAX_ROWS, "request", "requests")
-    return _without_unknown(Table(columns, cells, left_out))
+    return _without_unknown(Table(columns, table, left_out))
 
 
 def spans(reading: Reading) -> Table:
     """Return the spans, one row each, indented below their parents."""
     found = reading.spans
     columns = [
-        *_numbers("start"), Column("span"), Column("agent"), Column("mode"), Column("status"),
-        *_numbers("duration", "own time", "first text", "input", "from cache", "output", "pid"),
+        *numbers("start"), Column("span"), Column("agent"), Column("mode"), Column("status"),
+        *numbers("duration", "own time", "first text", "input", "from cache", "output", "pid"),
         Column("more"),
     ]  # fmt: skip
     depths = _depths(found)
-    cells = [
+    table = [
         [
             Cell(words.duration(span["start_s"])),
             Cell(_plain(span["name"]), depths[span["span_id"]]),
-            *_cells(
+            *cells(
                 _plain(span["agent"]),
                 words.mode_label(span["mode"]),
                 _status(span),
@@ -281,7 +281,7 @@ def spans(reading: Reading) -> Table:
         for span in found[:MAX_ROWS]
     ]
     left_out = _left_out(len(found), MAX_ROWS, "span", "spans")
-    return _without_unknown(Table(columns, cells, left_out))
+    return _without_unknown(Table(columns, table, left_out))
 
 
 def _status(span: Row) -> str:
@@ -342,9 +342,11 @@ def _wholes(row: Row, *names: str) -> list[str]:
     return [words.whole(row[name]) for name in names]
 
 
-def _numbers(*headings: str) -> list[Column]:
+def numbers(*headings: str) -> list[Column]:
+    """Return columns of numbers with these headings."""
     return [Column(heading, is_number=True) for heading in headings]
 
 
-def _cells(*texts: str) -> list[Cell]:
+def cells(*texts: str) -> list[Cell]:
+    """Return a row of these texts."""
     return [Cell(text) for text in texts]
