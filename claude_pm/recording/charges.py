@@ -14,7 +14,7 @@ from claude_pm.recording.span import Span
 RUNNING, WAITING = "running", "waiting"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Look:
     """One look of the sampler: when, how long after the one before, and how long that mostly is."""
 

@@ -14,6 +14,7 @@ interpreter for a callback on every call, which costs a fifth of the time; and i
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import threading
 import time
@@ -37,16 +38,20 @@ from claude_pm.recording.thread_time import IDLE_NS, Interruption, Sight, Thread
 from claude_pm.recording.tick_timer import TickTimer, make_timer
 
 INTERVAL_S = 0.0025
-"""Mean seconds between two looks, where looking does not cost too much."""
+"""Mean seconds between two looks: a third of that at what runs just after a wait, and up to twice
+that where code has run for seconds, and each look holds it up.
+"""
 
 _LONGEST_NS = 5_000_000
 _OURS = "claude_pm"
 # The interval grows until looking takes at most one part in so many of the time; looking at all
-# tasks is put off until it does.
-_PARTS, _TASKS_PARTS = 30, 80
+# tasks is put off until what it takes beyond some does.
+_PARTS, _TASKS_PARTS = 30, 320
+_FREE_NS = 40_000
 _OF_LATE = 64
 """Looks."""
-_BURST_NS, _LONG_NS = 20_000_000, 100_000_000
+_PARTS_OF_RUN = 24
+_SHORT_NS, _LONG_NS = 500_000_000, 100_000_000
 # What switching between threads more often than Python's 5 ms costs, about a tenth of the time at
 # 1 ms, is paid only where threads compete.
 _LATE, _SWITCH_S = 2, 0.001
@@ -76,6 +81,8 @@ class StackSampler:
         self._switch_s = 0.0
         self._first_ns = self._last_ns = self._tasks_ns = self._waited_ns = self._ran_ns = 0
         self._cost_ns = self._tasks_cost_ns = 0.0
+        self._runs = False
+        self._busy_ns = 0
         self._held_up_ns = self._own_ns = self._ticks = self._missed = self._failed = 0
         self._process_cpu_ns = 0
 
@@ -163,14 +170,13 @@ class StackSampler:
             except Exception:  # noqa: BLE001 - it would be raised in the user's code
                 self._failed += 1
             here = self._threads.get(threading.get_ident())
-            if here is not None:
-                here.note_looking()
             # Code that waits is not held up. By CPU time: that another process was let in is not
             # looking's doing.
             held_up = here is None or here.running
-            self._pace(now_ns, time.thread_time_ns() - cpu_before_ns if held_up else 0)
-            if any(thread.running for thread in self._threads.values()):
-                self._ran_ns = now_ns
+            cpu_after_ns = time.thread_time_ns()
+            if here is not None:
+                here.note_looking(cpu_after_ns)
+            self._pace(now_ns, cpu_after_ns - cpu_before_ns if held_up else 0)
             own_ns = time.perf_counter_ns() - now_ns
             self._own_ns += own_ns
             self._held_up_ns += own_ns if held_up else 0
@@ -178,13 +184,21 @@ class StackSampler:
             self._looking.release()
 
     def _pace(self, now_ns: int, cost_ns: int) -> None:
-        """Set the interval by what looking has cost of late, when it held somebody up."""
+        """Set the interval: by what looking has cost of late, and by what is to be seen."""
         self._cost_ns += (cost_ns - self._cost_ns) / _OF_LATE
-        self._interval_ns = max(self._wanted_ns, min(int(self._cost_ns * _PARTS), _LONGEST_NS))
+        if self._runs:
+            self._ran_ns = now_ns
         if cost_ns:
-            if now_ns - self._waited_ns < _BURST_NS:
-                # Code that waits much has time for closer looks at the little that it runs.
-                self._interval_ns //= 3
+            self._busy_ns += self._interval_ns
+        # The error of a share grows with the interval, and falls with the root of the time.
+        relaxed_ns = self._wanted_ns * math.sqrt(self._busy_ns / _SHORT_NS)
+        usual_ns = min(max(relaxed_ns, self._cost_ns * _PARTS), _LONGEST_NS)
+        self._interval_ns = max(self._wanted_ns, int(usual_ns))
+        if cost_ns:
+            # What runs between two waits runs in turns that begin after the first: were the
+            # interval as long as a turn, some of it would be seen always, and some never.
+            closer_ns = (now_ns - self._waited_ns) // _PARTS_OF_RUN
+            self._interval_ns = min(self._interval_ns, max(closer_ns, self._interval_ns // 3))
         else:
             self._waited_ns = now_ns
             if now_ns - self._ran_ns > _LONG_NS:
@@ -199,7 +213,7 @@ class StackSampler:
         look = Look(now_ns, now_ns - self._last_ns, self._interval_ns)
         self._last_ns = now_ns
         here = self._threads.get(threading.get_ident())
-        is_due = now_ns - self._tasks_ns >= self._tasks_cost_ns * _TASKS_PARTS
+        is_due = now_ns - self._tasks_ns >= (self._tasks_cost_ns - _FREE_NS) * _TASKS_PARTS
         references: list[_Reference] | None = None
         if is_due or (here is not None and not here.running):
             references = live_tasks(self._loops)
@@ -226,8 +240,8 @@ class StackSampler:
         """Return each loop's current task, by the ident of the loop's thread."""
         found: dict[int, Task[Any] | None] = {}
         for loop in self._loops:
-            ident = getattr(loop, "_thread_id", None)
-            if ident is not None:
+            ident = _thread_of(loop)
+            if ident:
                 found[ident] = asyncio.current_task(loop)
         return found
 
@@ -238,7 +252,7 @@ class StackSampler:
         running: dict[int, Task[Any] | None],
         cpu_now_ns: int | None,
     ) -> None:
-        here, contenders = threading.get_ident(), 0
+        here, contenders, self._runs = threading.get_ident(), 0, False
         frames = sys._current_frames()  # noqa: SLF001 - the documented way to see other threads
         # Not threading.enumerate(), whose lock the interrupted code may hold.
         threads: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined] # noqa: SLF001
@@ -256,8 +270,10 @@ class StackSampler:
             sight = self._see(known.name, ident, its_own or frame, running, its_own)
             known.look(look, sight, cpu_now_ns if ident == here else None)
             contenders += known.used_ns > IDLE_NS
-        for ident in self._threads.keys() - frames.keys():
-            self._threads.pop(ident).end()
+            self._runs = self._runs or known.running
+        if len(self._threads) > len(frames):
+            for ident in self._threads.keys() - frames.keys():
+                self._threads.pop(ident).end()
         if look.elapsed_ns > _LATE * self._interval_ns and contenders > 1:
             # Threads that want the interpreter's lock keep each other waiting, and us.
             sys.setswitchinterval(min(self._switch_s, _SWITCH_S))
@@ -292,7 +308,8 @@ class StackSampler:
         self, look: Look, references: list[_Reference], running: set[Task[Any] | None]
     ) -> None:
         alive = set()
-        went_on: dict[int, list[Whom]] = {}
+        threads = {loop: self._threads.get(_thread_of(loop)) for loop in self._loops}
+        went_on: dict[AbstractEventLoop, list[Whom]] = {}
         for reference in references:
             task, known = reference(), self._tasks.get(reference)
             if task is None or known is None or task.done():
@@ -301,15 +318,14 @@ class StackSampler:
             if task in running:
                 known.look_at_running(look)
                 continue
-            ident = getattr(known.loop, "_thread_id", None) or 0
-            thread = self._threads.get(ident)
-            name = None if thread is None else thread.name
-            between = known.look_at_waiting(look, task, self._root, name)
+            thread = threads.get(known.loop)
+            name, is_idle = (None, False) if thread is None else (thread.name, thread.is_idle_loop)
+            between = known.look_at_waiting(look, task, self._root, name, loop_is_idle=is_idle)
             if between is not None:
-                went_on.setdefault(ident, []).append(between)
-        for ident, tasks in went_on.items():
-            thread = self._threads.get(ident)
-            if thread is not None and thread.is_idle_loop:
+                went_on.setdefault(known.loop, []).append(between)
+        for loop, tasks in went_on.items():
+            thread = threads[loop]
+            if thread is not None:
                 thread.give(tasks, look.now_ns)
         for reference in self._tasks.keys() - alive:
             self._tasks.pop(reference).end(look)
@@ -351,6 +367,11 @@ class StackSampler:
 
 _active: StackSampler | None = None
 _WORK = pool_threads._WorkItem.run.__code__  # noqa: SLF001
+
+
+def _thread_of(loop: AbstractEventLoop) -> int:
+    """Return the ident of the thread that a loop runs in; 0 for none."""
+    return getattr(loop, "_thread_id", None) or 0
 
 
 def _is_select(code: CodeType) -> bool:

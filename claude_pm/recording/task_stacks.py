@@ -17,7 +17,7 @@ from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, Genera
 from typing import Any
 from weakref import ReferenceType, ref
 
-_Step = Callable[[Any], tuple[FrameType | None, Any]]
+_Step = Callable[[Any], tuple[CodeType | None, Any]]
 
 
 def live_tasks(loops: set[AbstractEventLoop]) -> list[ReferenceType[Task[Any]]]:
@@ -40,16 +40,17 @@ def await_chain(awaited: Any) -> list[CodeType]:
         step = _STEPS.get(type(awaited))
         if step is None:
             return codes
-        frame, awaited = step(awaited)
-        if frame is not None:
-            codes.append(frame.f_code)
+        code, awaited = step(awaited)
+        if code is not None:
+            codes.append(code)
 
 
 def outermost_frame(task: Task[Any]) -> FrameType | None:
     """Return the frame of a task's own coroutine, the root of its stack while it runs."""
-    coroutine = task.get_coro()
-    step = _STEPS.get(type(coroutine))
-    return None if step is None else step(coroutine)[0]
+    coroutine: Any = task.get_coro()
+    if type(coroutine) is CoroutineType:
+        return coroutine.cr_frame
+    return getattr(coroutine, "gi_frame", None)
 
 
 def context_of(task: Task[Any]) -> Context | None:
@@ -65,19 +66,20 @@ def context_of(task: Task[Any]) -> Context | None:
     return own
 
 
-def _coroutine(awaited: Any) -> tuple[FrameType | None, Any]:
-    return awaited.cr_frame, awaited.cr_await
+# The code, and not the frame: the interpreter makes a frame's object only when it is asked for.
+def _coroutine(awaited: Any) -> tuple[CodeType | None, Any]:
+    return awaited.cr_code, awaited.cr_await
 
 
-def _generator(awaited: Any) -> tuple[FrameType | None, Any]:
-    return awaited.gi_frame, awaited.gi_yieldfrom
+def _generator(awaited: Any) -> tuple[CodeType | None, Any]:
+    return awaited.gi_code, awaited.gi_yieldfrom
 
 
-def _async_generator(awaited: Any) -> tuple[FrameType | None, Any]:
-    return awaited.ag_frame, awaited.ag_await
+def _async_generator(awaited: Any) -> tuple[CodeType | None, Any]:
+    return awaited.ag_code, awaited.ag_await
 
 
-def _wrapper(awaited: Any) -> tuple[FrameType | None, Any]:
+def _wrapper(awaited: Any) -> tuple[CodeType | None, Any]:
     for referent in gc.get_referents(awaited):
         if type(referent) in _STEPS:
             return None, referent

@@ -51,31 +51,32 @@ class TaskTime:
         self._was_running = True
 
     def look_at_waiting(
-        self, look: Look, task: Task[Any], root: Stack, thread: str | None
+        self, look: Look, task: Task[Any], root: Stack, thread: str | None, *, loop_is_idle: bool
     ) -> Whom | None:
         """Charge the rest of the interval to where it waits.
 
         Returns:
-            Whom it belongs to that the task ran between two looks, where it did: what its stacks
-            before and now have in common.
+            Whom it belongs to that the task ran between two looks, where it did and its event loop
+            was idle at both: what its stacks before and now have in common.
         """
         rest_ns, between = self._rest_ns(look), None
         waiter = task._fut_waiter  # type: ignore[attr-defined] # noqa: SLF001 - asyncio's own tools read it
         known = None if self._waiter is None else self._waiter()
         if waiter is None or known is not waiter:
-            before, half_ns = self.stack, 0
-            if not self._was_running:
-                half_ns = min(rest_ns, look.half_ns)
-                self._wait(half_ns)
-            self.settle()
-            self.stack = root.of(await_chain(task.get_coro()))
+            before, span = self.stack, span_in(self._context)
+            now = root.of(await_chain(task.get_coro()))
             # Not the future itself, which would live longer for it.
             self._waiter = None if waiter is None else ref(waiter)
-            self.span = span_in(self._context)
-            self.thread, self.name = thread, task.get_name()
-            rest_ns -= half_ns
-            if before is not None and not self._was_running:
-                between = Whom(before.shared_with(self.stack), self.span, thread, self.name)
+            if now is not before or span is not self.span:
+                if not self._was_running:
+                    half_ns = min(rest_ns, look.half_ns)
+                    self._wait(half_ns)
+                    rest_ns -= half_ns
+                self.settle()
+                self.stack, self.span, self.name = now, span, task.get_name()
+                self.thread = thread
+            if loop_is_idle and before is not None and not self._was_running:
+                between = Whom(before.shared_with(now), span, self.thread, self.name)
         self._wait(rest_ns)
         self._was_running = False
         return between

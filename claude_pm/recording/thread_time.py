@@ -130,10 +130,10 @@ class ThreadTime:
         self._cpu_ns = cpu_now_ns
         self._before = now
 
-    def note_looking(self) -> None:
-        """Remember what looking used of this thread's own CPU time."""
+    def note_looking(self, cpu_now_ns: int) -> None:
+        """Remember what looking used of this thread's own CPU time, which is so much by now."""
         if self._cpu_ns is not None:
-            self._looking_ns = (cpu_ns(self._native_id) or self._cpu_ns) - self._cpu_ns
+            self._looking_ns = cpu_now_ns - self._cpu_ns
 
     def end(self) -> None:
         """Charge what is still open, when the thread or the recording has ended."""
