@@ -51,7 +51,7 @@ _FREE_NS = 40_000
 _OF_LATE = 64
 """Looks."""
 _PARTS_OF_RUN = 24
-_SHORT_NS, _LONG_NS = 500_000_000, 100_000_000
+_SHORT_NS, _LONG_NS = 1_000_000_000, 100_000_000
 # What switching between threads more often than Python's 5 ms costs, about a tenth of the time at
 # 1 ms, is paid only where threads compete.
 _LATE, _SWITCH_S = 2, 0.001

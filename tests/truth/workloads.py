@@ -76,7 +76,7 @@ def nested_calls(truth: Truth) -> None:
         else:
             work(truth, seconds)
 
-    for _ in range(20):
+    for _ in range(40):
         deeper(5, burn_a, 0.02)
         deeper(9, burn_b, 0.04)
 
@@ -101,14 +101,14 @@ def few_calls(truth: Truth) -> None:
 
 def short_calls(truth: Truth) -> None:
     """As much work in very many short calls as in none."""
-    for _ in range(30):
+    for _ in range(60):
         many_calls(truth)
         few_calls(truth)
 
 
 def blocking_sleeps(truth: Truth) -> None:
     """A thread that works and sleeps."""
-    for _ in range(40):
+    for _ in range(80):
         burn_a(truth, 0.01)
         block(truth, 0.02)
 
@@ -117,7 +117,7 @@ def awaits_and_cpu(truth: Truth) -> None:
     """A coroutine that works and awaits."""
 
     async def main() -> None:
-        for _ in range(25):
+        for _ in range(50):
             burn_a(truth, 0.01)
             await wait_a(truth, 0.02)
             burn_b(truth, 0.005)
