@@ -14,7 +14,6 @@ interpreter for a callback on every call, which costs a fifth of the time; and i
 from __future__ import annotations
 
 import asyncio
-import math
 import sys
 import threading
 import time
@@ -39,7 +38,7 @@ from claude_pm.recording.tick_timer import TickTimer, make_timer
 
 INTERVAL_S = 0.0025
 """Mean seconds between two looks: a third of that at what runs just after a wait, and up to twice
-that where code has run for seconds, and each look holds it up.
+that where code runs on, and each look holds it up.
 """
 
 _LONGEST_NS = 5_000_000
@@ -51,7 +50,7 @@ _FREE_NS = 40_000
 _OF_LATE = 64
 """Looks."""
 _PARTS_OF_RUN = 24
-_SHORT_NS, _LONG_NS = 1_000_000_000, 100_000_000
+_LONG_NS = 100_000_000
 # What switching between threads more often than Python's 5 ms costs, about a tenth of the time at
 # 1 ms, is paid only where threads compete.
 _LATE, _SWITCH_S = 2, 0.001
@@ -82,7 +81,6 @@ class StackSampler:
         self._first_ns = self._last_ns = self._tasks_ns = self._waited_ns = self._ran_ns = 0
         self._cost_ns = self._tasks_cost_ns = 0.0
         self._runs = False
-        self._busy_ns = 0
         self._held_up_ns = self._own_ns = self._ticks = self._missed = self._failed = 0
         self._process_cpu_ns = 0
 
@@ -188,24 +186,20 @@ class StackSampler:
         self._cost_ns += (cost_ns - self._cost_ns) / _OF_LATE
         if self._runs:
             self._ran_ns = now_ns
-        if cost_ns:
-            self._busy_ns += self._interval_ns
-        # The error of a share grows with the interval, and falls with the root of the time.
-        relaxed_ns = self._wanted_ns * math.sqrt(self._busy_ns / _SHORT_NS)
-        usual_ns = min(max(relaxed_ns, self._cost_ns * _PARTS), _LONGEST_NS)
-        self._interval_ns = max(self._wanted_ns, int(usual_ns))
+        usual_ns = max(self._wanted_ns, min(int(self._cost_ns * _PARTS), _LONGEST_NS))
         if cost_ns:
             # What runs between two waits runs in turns that begin after the first: were the
             # interval as long as a turn, some of it would be seen always, and some never.
             closer_ns = (now_ns - self._waited_ns) // _PARTS_OF_RUN
-            self._interval_ns = min(self._interval_ns, max(closer_ns, self._interval_ns // 3))
+            self._interval_ns = max(usual_ns // 3, min(closer_ns, _LONGEST_NS))
         else:
             self._waited_ns = now_ns
-            if now_ns - self._ran_ns > _LONG_NS:
-                # What runs elsewhere, a model perhaps, needs the processor; here is little to see.
-                self._interval_ns = max(self._interval_ns, _LONGEST_NS)
+            # What runs elsewhere, a model perhaps, needs the processor; here is little to see.
+            is_quiet = now_ns - self._ran_ns > _LONG_NS
+            self._interval_ns = max(usual_ns, _LONGEST_NS) if is_quiet else usual_ns
         if self._timer is not None:
             self._timer.interval_ns = self._interval_ns
+            self._timer.runs_long = cost_ns > 0
 
     def _look(
         self, now_ns: int, interrupted: FrameType | None, cpu_now_ns: int | None = None
