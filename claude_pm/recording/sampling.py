@@ -21,7 +21,7 @@ from asyncio import AbstractEventLoop, Task
 from concurrent.futures import thread as pool_threads
 from contextvars import Context
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import ReferenceType, ref
 
 from claude_pm.errors import RecordingError
@@ -49,13 +49,37 @@ _PARTS, _TASKS_PARTS = 30, 320
 _FREE_NS = 40_000
 _OF_LATE = 64
 """Looks."""
-_PARTS_OF_RUN = 24
+# Of so many looks at code that runs on, all but the last only note what they see, if it ran for so
+# much of the time.
+_NOTED, _RAN_ON = 8, 0.95
+_PARTS_OF_RUN = 48
 _LONG_NS = 100_000_000
 # What switching between threads more often than Python's 5 ms costs, about a tenth of the time at
 # 1 ms, is paid only where threads compete.
 _LATE, _SWITCH_S = 2, 0.001
 
 _Reference = ReferenceType[Task[Any]]
+
+
+class _Glance(NamedTuple):
+    """What is seen of a thread, not yet sorted."""
+
+    codes: list[CodeType]
+    """Innermost first, up to the task's own coroutine."""
+    span: Span | None
+    task: TaskTime | None
+    place: tuple[int, int]
+    is_loop: bool
+    is_interrupted: bool
+
+
+class _Note(NamedTuple):
+    """A glance at this thread, to be charged later."""
+
+    ident: int
+    glance: _Glance
+    look: Look
+    cpu_ns: int
 
 
 class StackSampler:
@@ -80,7 +104,10 @@ class StackSampler:
         self._switch_s = 0.0
         self._first_ns = self._last_ns = self._tasks_ns = self._waited_ns = self._ran_ns = 0
         self._cost_ns = self._tasks_cost_ns = 0.0
-        self._runs = False
+        self._runs = self._runs_on = False
+        self._notes: list[_Note] = []
+        self._looked_ns = self._cpu_ns = self._contenders = 0
+        self._interrupted_ident = threading.main_thread().ident
         self._held_up_ns = self._own_ns = self._ticks = self._missed = self._failed = 0
         self._process_cpu_ns = 0
 
@@ -102,6 +129,7 @@ class StackSampler:
         self._timer = make_timer(self._tick, self._wanted_ns)
         self._process_cpu_ns = time.process_time_ns()
         self._first_ns = self._last_ns = self._tasks_ns = time.perf_counter_ns()
+        self._looked_ns = self._first_ns
         with self._looking:
             self._look(self._last_ns, None)
         self._timer.start()
@@ -163,6 +191,21 @@ class StackSampler:
             now_ns, cpu_before_ns = time.perf_counter_ns(), time.thread_time_ns()
             self._ticks += 1
             self._missed += max(0, (now_ns - self._last_ns) // self._interval_ns - 1)
+            # Only a signal interrupts, and always the same thread.
+            if interrupted is not None:
+                ran_ns, self._cpu_ns = cpu_before_ns - self._cpu_ns, cpu_before_ns
+            if (
+                interrupted is not None
+                and self._runs_on
+                and ran_ns > _RAN_ON * (now_ns - self._last_ns)
+                and len(self._notes) < _NOTED - 1
+                and not (self._tasks and self._tasks_are_due(now_ns))
+            ):
+                self._note(now_ns, cpu_before_ns, interrupted)
+                own_ns = time.perf_counter_ns() - now_ns
+                self._own_ns += own_ns
+                self._held_up_ns += own_ns
+                return
             try:
                 self._look(now_ns, interrupted, cpu_before_ns if self._knows_cpu else None)
             except Exception:  # noqa: BLE001 - it would be raised in the user's code
@@ -192,28 +235,31 @@ class StackSampler:
             # interval as long as a turn, some of it would be seen always, and some never.
             closer_ns = (now_ns - self._waited_ns) // _PARTS_OF_RUN
             self._interval_ns = max(usual_ns // 3, min(closer_ns, _LONGEST_NS))
+            self._runs_on = closer_ns >= _LONGEST_NS and self._contenders <= 1 and self._knows_cpu
         else:
+            self._runs_on = False
             self._waited_ns = now_ns
             # What runs elsewhere, a model perhaps, needs the processor; here is little to see.
             is_quiet = now_ns - self._ran_ns > _LONG_NS
             self._interval_ns = max(usual_ns, _LONGEST_NS) if is_quiet else usual_ns
         if self._timer is not None:
             self._timer.interval_ns = self._interval_ns
-            self._timer.runs_long = cost_ns > 0
+            self._timer.runs_on = self._runs_on
 
     def _look(
         self, now_ns: int, interrupted: FrameType | None, cpu_now_ns: int | None = None
     ) -> None:
-        look = Look(now_ns, now_ns - self._last_ns, self._interval_ns)
-        self._last_ns = now_ns
+        self._charge_notes()
+        noted = Look(now_ns, now_ns - self._last_ns, self._interval_ns)
+        look = Look(now_ns, now_ns - self._looked_ns, self._interval_ns)
+        self._last_ns = self._looked_ns = now_ns
         here = self._threads.get(threading.get_ident())
-        is_due = now_ns - self._tasks_ns >= (self._tasks_cost_ns - _FREE_NS) * _TASKS_PARTS
         references: list[_Reference] | None = None
-        if is_due or (here is not None and not here.running):
+        if self._tasks_are_due(now_ns) or (here is not None and not here.running):
             references = live_tasks(self._loops)
             self._meet(references)
         running = self._running_tasks()
-        self._look_at_threads(look, interrupted, running, cpu_now_ns)
+        self._look_at_threads(look, noted, interrupted, running, cpu_now_ns)
         if references is not None:
             begun_ns = time.thread_time_ns()
             look = Look(now_ns, now_ns - self._tasks_ns, self._interval_ns)
@@ -221,6 +267,33 @@ class StackSampler:
             self._look_at_tasks(look, references, set(running.values()))
             spent_ns = time.thread_time_ns() - begun_ns
             self._tasks_cost_ns += (spent_ns - self._tasks_cost_ns) / 4
+
+    def _tasks_are_due(self, now_ns: int) -> bool:
+        least_ns = (self._tasks_cost_ns - _FREE_NS) * _TASKS_PARTS
+        return now_ns - self._tasks_ns >= least_ns
+
+    def _note(self, now_ns: int, cpu_ns: int, interrupted: FrameType) -> None:
+        """Look at this thread alone, and leave it to the next whole look to charge what is seen.
+
+        To do that for several looks at once costs little more than for one: what it needs is in no
+        cache of the processor's, while other code runs.
+        """
+        try:
+            here = threading.get_ident()
+            glance = self._glance(here, interrupted, self._running_tasks(), is_interrupted=True)
+        except Exception:  # noqa: BLE001 - it would be raised in the user's code
+            self._failed += 1
+            return
+        look = Look(now_ns, now_ns - self._last_ns, self._interval_ns)
+        self._last_ns = now_ns
+        self._notes.append(_Note(here, glance, look, cpu_ns))
+
+    def _charge_notes(self) -> None:
+        notes, self._notes = self._notes, []
+        for note in notes:
+            thread = self._threads.get(note.ident)
+            if thread is not None:
+                thread.look(note.look, self._sight(thread.name, note.glance), note.cpu_ns)
 
     def _meet(self, references: list[_Reference]) -> None:
         """Get to know new tasks and their loops."""
@@ -242,11 +315,13 @@ class StackSampler:
     def _look_at_threads(
         self,
         look: Look,
+        noted: Look,
         interrupted: FrameType | None,
         running: dict[int, Task[Any] | None],
         cpu_now_ns: int | None,
     ) -> None:
-        here, contenders, self._runs = threading.get_ident(), 0, False
+        """Look at all threads; ``noted`` is for the one that was looked at alone before."""
+        here, self._contenders, self._runs = threading.get_ident(), 0, False
         frames = sys._current_frames()  # noqa: SLF001 - the documented way to see other threads
         # Not threading.enumerate(), whose lock the interrupted code may hold.
         threads: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined] # noqa: SLF001
@@ -257,45 +332,53 @@ class StackSampler:
                 self._threads[ident] = known
             if known.name.startswith(_OURS):
                 continue
+            its_look = noted if ident == self._interrupted_ident else look
             place = id(frame), frame.f_lasti
-            if ident not in running and ident != here and known.still_waits(look, place):
+            if ident not in running and ident != here and known.still_waits(its_look, place):
                 continue
-            its_own = interrupted if ident == here else None
-            sight = self._see(known.name, ident, its_own or frame, running, its_own)
-            known.look(look, sight, cpu_now_ns if ident == here else None)
-            contenders += known.used_ns > IDLE_NS
+            is_interrupted = ident == here and interrupted is not None
+            if ident == here and interrupted is not None:
+                frame = interrupted  # noqa: PLW2901 - and not our own that came on top
+            glance = self._glance(ident, frame, running, is_interrupted=is_interrupted)
+            sight = self._sight(known.name, glance)
+            known.look(its_look, sight, cpu_now_ns if ident == here else None)
+            self._contenders += known.used_ns > IDLE_NS
             self._runs = self._runs or known.running
         if len(self._threads) > len(frames):
             for ident in self._threads.keys() - frames.keys():
                 self._threads.pop(ident).end()
-        if look.elapsed_ns > _LATE * self._interval_ns and contenders > 1:
+        if look.elapsed_ns > _LATE * self._interval_ns and self._contenders > 1:
             # Threads that want the interpreter's lock keep each other waiting, and us.
             sys.setswitchinterval(min(self._switch_s, _SWITCH_S))
 
-    def _see(
+    def _glance(
         self,
-        name: str,
         ident: int,
         frame: FrameType,
         running: dict[int, Task[Any] | None],
-        interrupted: FrameType | None,
-    ) -> Sight:
+        *,
+        is_interrupted: bool,
+    ) -> _Glance:
         task = running.get(ident)
-        root = None if task is None else outermost_frame(task)
-        stack, work = self._stack_of(frame, root)
+        codes, work = _codes_of(frame, None if task is None else outermost_frame(task))
         if task is None:
-            time_of, span, task_name = None, self._span_of_thread(ident, work), None
+            time_of, span = None, self._span_of_thread(ident, work)
         else:
             time_of = self._time_of(task)
-            span, task_name = time_of.read_span(), time_of.name
-        is_loop = ident in running
+            span = time_of.read_span()
+        place = id(frame), frame.f_lasti
+        return _Glance(codes, span, time_of, place, ident in running, is_interrupted)
+
+    def _sight(self, name: str, glance: _Glance) -> Sight:
+        codes, task = glance.codes, glance.task
+        stack = self._root.of(reversed(codes))
         return Sight(
-            whom=Whom(stack, span, name, task_name),
-            task=time_of,
-            place=(id(frame), frame.f_lasti),
-            is_loop=is_loop,
-            is_idle_loop=is_loop and task is None and _is_select(frame.f_code),
-            is_interrupted=interrupted is not None,
+            whom=Whom(stack, glance.span, name, None if task is None else task.name),
+            task=task,
+            place=glance.place,
+            is_loop=glance.is_loop,
+            is_idle_loop=glance.is_loop and task is None and _is_select(codes[0]),
+            is_interrupted=glance.is_interrupted,
         )
 
     def _look_at_tasks(
@@ -331,22 +414,6 @@ class StackSampler:
             found = self._tasks[reference] = TaskTime(task, self._charges)
         return found
 
-    def _stack_of(
-        self, frame: FrameType | None, root: FrameType | None
-    ) -> tuple[Stack, FrameType | None]:
-        """Return the stack up to ``root``, and the frame of a pool's piece of work in it."""
-        codes: list[CodeType] = []
-        work = None
-        while frame is not None:
-            codes.append(frame.f_code)
-            if frame is root:
-                break
-            if frame.f_code is _WORK:
-                work = frame
-            frame = frame.f_back
-        codes.reverse()
-        return self._root.of(codes), work
-
     def _span_of_thread(self, ident: int, work: FrameType | None) -> Span | None:
         spans = self._recorder.thread_spans
         span = None if spans is None else spans.get(ident)
@@ -361,6 +428,23 @@ class StackSampler:
 
 _active: StackSampler | None = None
 _WORK = pool_threads._WorkItem.run.__code__  # noqa: SLF001
+
+
+def _codes_of(
+    frame: FrameType | None, root: FrameType | None
+) -> tuple[list[CodeType], FrameType | None]:
+    """Return the stack up to ``root``, and the frame of a pool's piece of work in it."""
+    codes: list[CodeType] = []
+    work = None
+    while frame is not None:
+        code = frame.f_code
+        codes.append(code)
+        if frame is root:
+            break
+        if code is _WORK:
+            work = frame
+        frame = frame.f_back
+    return codes, work
 
 
 def _thread_of(loop: AbstractEventLoop) -> int:

@@ -49,8 +49,8 @@ class TickTimer(Protocol):
 
     kind: str
     interval_ns: int
-    runs_long: bool
-    """Whether the code has run for long, so that its CPU time may be what counts."""
+    runs_on: bool
+    """Whether the code runs on and on, so that its CPU time may be what counts."""
 
     def start(self) -> None:
         """Begin."""
@@ -97,7 +97,7 @@ class _SignalTimer:
 
     def __init__(self, tick: Tick, interval_ns: int) -> None:
         self.interval_ns = interval_ns
-        self.runs_long = False
+        self.runs_on = False
         self._tick = tick
         self._last_ns = 0
         self._libc: Any = ctypes.CDLL(None, use_errno=True)
@@ -147,7 +147,7 @@ class _SignalTimer:
             signal.signal(self._signal, self._before)
 
     def _arm(self) -> None:
-        ticks = self.interval_ns // self._kernels_tick_ns if self.runs_long else 0
+        ticks = self.interval_ns // self._kernels_tick_ns if self.runs_on else 0
         if ticks:
             # Due in the middle between two of the kernel's ticks: the later one has it.
             self._set(self._cpu_timer, ticks * self._kernels_tick_ns - self._kernels_tick_ns // 2)
@@ -184,7 +184,7 @@ class _ThreadTimer:
 
     def __init__(self, tick: Tick, interval_ns: int) -> None:
         self.interval_ns = interval_ns
-        self.runs_long = False
+        self.runs_on = False
         self._tick = tick
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="claude_pm-sampler", daemon=True)
