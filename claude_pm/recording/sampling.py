@@ -28,6 +28,7 @@ from claude_pm.errors import RecordingError
 from claude_pm.recording.call_tree import Stack
 from claude_pm.recording.charges import Charges, Look, Whom
 from claude_pm.recording.instrument import RenameFile, Rows
+from claude_pm.recording.pace import Pace
 from claude_pm.recording.recorder import Recorder
 from claude_pm.recording.span import Span, span_in
 from claude_pm.recording.task_stacks import live_tasks, outermost_frame
@@ -37,23 +38,15 @@ from claude_pm.recording.thread_time import IDLE_NS, Interruption, Sight, Thread
 from claude_pm.recording.tick_timer import TickTimer, make_timer
 
 INTERVAL_S = 0.0025
-"""Mean seconds between two looks: a third of that at what runs just after a wait, and up to twice
-that where code runs on, and each look holds it up.
-"""
+"""Mean seconds between two looks at code that waits; for code that runs see :class:`Pace`."""
 
-_LONGEST_NS = 5_000_000
 _OURS = "claude_pm"
-# The interval grows until looking takes at most one part in so many of the time; looking at all
-# tasks is put off until what it takes beyond some does.
-_PARTS, _TASKS_PARTS = 30, 320
-_FREE_NS = 40_000
-_OF_LATE = 64
-"""Looks."""
+# Looking at all tasks is put off until what it takes, beyond some, is at most one part in so many
+# of the time: the more there are, the more is seen each time.
+_FREE_NS, _TASKS_PARTS = 40_000, 320
 # Of so many looks at code that runs on, all but the last only note what they see, if it ran for so
 # much of the time.
 _NOTED, _RAN_ON = 8, 0.95
-_PARTS_OF_RUN = 48
-_LONG_NS = 100_000_000
 # What switching between threads more often than Python's 5 ms costs, about a tenth of the time at
 # 1 ms, is paid only where threads compete.
 _LATE, _SWITCH_S = 2, 0.001
@@ -90,7 +83,7 @@ class StackSampler:
     ) -> None:
         self._recorder = recorder
         self._internals = internals
-        self._wanted_ns = self._interval_ns = int(interval_s * 1e9)
+        self._pace = Pace(int(interval_s * 1e9))
         self._timer: TickTimer | None = None
         self._looking = threading.Lock()
         # Of other threads there is a clock on Linux alone; one that is known has to be of one kind.
@@ -102,9 +95,9 @@ class StackSampler:
         self._tasks: dict[_Reference, TaskTime] = {}
         self._loops: set[AbstractEventLoop] = set()
         self._switch_s = 0.0
-        self._first_ns = self._last_ns = self._tasks_ns = self._waited_ns = self._ran_ns = 0
-        self._cost_ns = self._tasks_cost_ns = 0.0
-        self._runs = self._runs_on = False
+        self._first_ns = self._last_ns = self._tasks_ns = 0
+        self._tasks_cost_ns = 0.0
+        self._runs = False
         self._notes: list[_Note] = []
         self._looked_ns = self._cpu_ns = self._contenders = 0
         self._interrupted_ident = threading.main_thread().ident
@@ -126,7 +119,7 @@ class StackSampler:
         _active = self
         self._recorder.thread_spans = {}
         self._switch_s = sys.getswitchinterval()
-        self._timer = make_timer(self._tick, self._wanted_ns)
+        self._timer = make_timer(self._tick, self._pace.usual_ns)
         self._process_cpu_ns = time.process_time_ns()
         self._first_ns = self._last_ns = self._tasks_ns = time.perf_counter_ns()
         self._looked_ns = self._first_ns
@@ -175,7 +168,7 @@ class StackSampler:
                 "ticks": self._ticks,
                 "missed_ticks": self._missed,
                 "failed_ticks": self._failed,
-                "requested_interval_s": self._wanted_ns / 1e9,
+                "requested_interval_s": self._pace.usual_ns / 1e9,
                 "interval_s": elapsed_s / self._ticks if self._ticks else None,
                 "own_s": self._own_ns / 1e9,
                 "held_up_s": self._held_up_ns / 1e9,
@@ -190,13 +183,13 @@ class StackSampler:
         try:
             now_ns, cpu_before_ns = time.perf_counter_ns(), time.thread_time_ns()
             self._ticks += 1
-            self._missed += max(0, (now_ns - self._last_ns) // self._interval_ns - 1)
+            self._missed += max(0, (now_ns - self._last_ns) // self._pace.interval_ns - 1)
             # Only a signal interrupts, and always the same thread.
             if interrupted is not None:
                 ran_ns, self._cpu_ns = cpu_before_ns - self._cpu_ns, cpu_before_ns
             if (
                 interrupted is not None
-                and self._runs_on
+                and self._runs_on()
                 and ran_ns > _RAN_ON * (now_ns - self._last_ns)
                 and len(self._notes) < _NOTED - 1
                 and not (self._tasks and self._tasks_are_due(now_ns))
@@ -217,41 +210,29 @@ class StackSampler:
             cpu_after_ns = time.thread_time_ns()
             if here is not None:
                 here.note_looking(cpu_after_ns)
-            self._pace(now_ns, cpu_after_ns - cpu_before_ns if held_up else 0)
+            if held_up:
+                self._pace.note_run(now_ns, cpu_after_ns - cpu_before_ns)
+            else:
+                self._pace.note_wait(now_ns, others_run=self._runs)
+            if self._timer is not None:
+                self._timer.interval_ns = self._pace.interval_ns
+                self._timer.runs_on = self._runs_on()
             own_ns = time.perf_counter_ns() - now_ns
             self._own_ns += own_ns
             self._held_up_ns += own_ns if held_up else 0
         finally:
             self._looking.release()
 
-    def _pace(self, now_ns: int, cost_ns: int) -> None:
-        """Set the interval: by what looking has cost of late, and by what is to be seen."""
-        self._cost_ns += (cost_ns - self._cost_ns) / _OF_LATE
-        if self._runs:
-            self._ran_ns = now_ns
-        usual_ns = max(self._wanted_ns, min(int(self._cost_ns * _PARTS), _LONGEST_NS))
-        if cost_ns:
-            # What runs between two waits runs in turns that begin after the first: were the
-            # interval as long as a turn, some of it would be seen always, and some never.
-            closer_ns = (now_ns - self._waited_ns) // _PARTS_OF_RUN
-            self._interval_ns = max(usual_ns // 3, min(closer_ns, _LONGEST_NS))
-            self._runs_on = closer_ns >= _LONGEST_NS and self._contenders <= 1 and self._knows_cpu
-        else:
-            self._runs_on = False
-            self._waited_ns = now_ns
-            # What runs elsewhere, a model perhaps, needs the processor; here is little to see.
-            is_quiet = now_ns - self._ran_ns > _LONG_NS
-            self._interval_ns = max(usual_ns, _LONGEST_NS) if is_quiet else usual_ns
-        if self._timer is not None:
-            self._timer.interval_ns = self._interval_ns
-            self._timer.runs_on = self._runs_on
+    def _runs_on(self) -> bool:
+        """Whether this thread runs on and on, and no other one runs."""
+        return self._pace.runs_on and self._contenders <= 1 and self._knows_cpu
 
     def _look(
         self, now_ns: int, interrupted: FrameType | None, cpu_now_ns: int | None = None
     ) -> None:
         self._charge_notes()
-        noted = Look(now_ns, now_ns - self._last_ns, self._interval_ns)
-        look = Look(now_ns, now_ns - self._looked_ns, self._interval_ns)
+        noted = Look(now_ns, now_ns - self._last_ns, self._pace.interval_ns)
+        look = Look(now_ns, now_ns - self._looked_ns, self._pace.interval_ns)
         self._last_ns = self._looked_ns = now_ns
         here = self._threads.get(threading.get_ident())
         references: list[_Reference] | None = None
@@ -262,7 +243,7 @@ class StackSampler:
         self._look_at_threads(look, noted, interrupted, running, cpu_now_ns)
         if references is not None:
             begun_ns = time.thread_time_ns()
-            look = Look(now_ns, now_ns - self._tasks_ns, self._interval_ns)
+            look = Look(now_ns, now_ns - self._tasks_ns, self._pace.interval_ns)
             self._tasks_ns = now_ns
             self._look_at_tasks(look, references, set(running.values()))
             spent_ns = time.thread_time_ns() - begun_ns
@@ -284,7 +265,7 @@ class StackSampler:
         except Exception:  # noqa: BLE001 - it would be raised in the user's code
             self._failed += 1
             return
-        look = Look(now_ns, now_ns - self._last_ns, self._interval_ns)
+        look = Look(now_ns, now_ns - self._last_ns, self._pace.interval_ns)
         self._last_ns = now_ns
         self._notes.append(_Note(here, glance, look, cpu_ns))
 
@@ -347,7 +328,7 @@ class StackSampler:
         if len(self._threads) > len(frames):
             for ident in self._threads.keys() - frames.keys():
                 self._threads.pop(ident).end()
-        if look.elapsed_ns > _LATE * self._interval_ns and self._contenders > 1:
+        if look.elapsed_ns > _LATE * self._pace.interval_ns and self._contenders > 1:
             # Threads that want the interpreter's lock keep each other waiting, and us.
             sys.setswitchinterval(min(self._switch_s, _SWITCH_S))
 

@@ -1,0 +1,51 @@
+"""How often the sampler looks: as often as what it sees changes, and as what it costs allows."""
+
+from __future__ import annotations
+
+LONGEST_NS = 5_000_000
+# The interval grows until looking takes at most one part in so many of the time.
+_PARTS = 30
+_OF_LATE = 64
+"""Looks."""
+# What runs between two waits runs in turns that begin after the first. Were the interval as long as
+# a turn, some of it would be seen always, and some never.
+_PARTS_OF_RUN = 48
+_LONG_NS = 100_000_000
+
+
+class Pace:
+    """The interval between two looks.
+
+    A third of the usual one after a wait, for the little that code runs between two; then longer
+    the longer it runs without one, up to 5 ms.
+    """
+
+    def __init__(self, usual_ns: int) -> None:
+        self.usual_ns = self.interval_ns = usual_ns
+        self.runs_on = False
+        """Whether the code has run for so long that the interval is the longest."""
+        self._cost_ns = 0.0
+        self._waited_ns = self._ran_ns = 0
+
+    def note_run(self, now_ns: int, cost_ns: int) -> None:
+        """Take note of a look that held up code that runs, and of its CPU time."""
+        self._ran_ns = now_ns
+        longer_ns = (now_ns - self._waited_ns) // _PARTS_OF_RUN
+        self.interval_ns = max(self._allowed_ns(cost_ns) // 3, min(longer_ns, LONGEST_NS))
+        self.runs_on = longer_ns >= LONGEST_NS
+
+    def note_wait(self, now_ns: int, *, others_run: bool) -> None:
+        """Take note of a look at code that waits, which holds nobody up."""
+        if others_run:
+            self._ran_ns = now_ns
+        self._waited_ns = now_ns
+        self.interval_ns = self._allowed_ns(0)
+        self.runs_on = False
+        if now_ns - self._ran_ns > _LONG_NS:
+            # What runs elsewhere, a model perhaps, needs the processor; here is little to see.
+            self.interval_ns = max(self.interval_ns, LONGEST_NS)
+
+    def _allowed_ns(self, cost_ns: int) -> int:
+        """Return the usual interval, or a longer one if looks cost too much of late."""
+        self._cost_ns += (cost_ns - self._cost_ns) / _OF_LATE
+        return max(self.usual_ns, min(int(self._cost_ns * _PARTS), LONGEST_NS))
