@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export CLAUDE_PM_PROFILES_DIR ?= $(CURDIR)/profiles
 
-.PHONY: help install demo test test-quick lint format lab bench lock clean
+.PHONY: help install demo test test-quick lint format lab bench docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -58,11 +58,14 @@ lab: $(STAMP) ## open JupyterLab on notebooks/
 bench: $(STAMP) ## run the benchmarks; read the ratios
 	@$(BIN)/python -m benchmarks
 
+docs: $(STAMP) ## build the documentation into site/
+	@$(BIN)/python -m mkdocs build --strict --quiet
+
 lock: $(STAMP) ## pin the newest versions anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
 	  --group dev --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
 	  --output-file requirements.lock pyproject.toml
 
 clean: ## remove environments and caches, never profiles
-	@rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist
+	@rm -rf site .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

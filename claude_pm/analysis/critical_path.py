@@ -108,9 +108,12 @@ class CriticalPath:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stretch:
+class Stretch:
+    """A stretch of time in which one span was waited for; seconds since the profile began."""
+
     node: Node
     kind: str
+    """What it did meanwhile: a phase of a request, or ``own_python``."""
     start_s: float
     end_s: float
 
@@ -136,7 +139,7 @@ def critical_path(profile: Profile) -> CriticalPath:
 
     tree = SpanTree(profile)
     wall_s = tree.root.end_s - tree.root.start_s
-    stretches = list(_joined(_walk(tree)))
+    stretches = list(critical_stretches(tree))
     table = schema.frame_from_rows(CRITICAL_PATH, [_row(stretch) for stretch in stretches])
     by_kind, by_agent, by_span = (
         table.groupby(key, dropna=False)["duration_s"].sum().sort_values(ascending=False)
@@ -167,9 +170,14 @@ def critical_path(profile: Profile) -> CriticalPath:
     )
 
 
-def _walk(tree: SpanTree) -> Iterator[_Stretch]:
+def critical_stretches(tree: SpanTree) -> Iterator[Stretch]:
+    """Yield the stretches of time that the end waited for, in order, each of one span and kind."""
+    return _joined(_walk(tree))
+
+
+def _walk(tree: SpanTree) -> Iterator[Stretch]:
     """Yield the stretches in order of time."""
-    found: list[_Stretch] = []
+    found: list[Stretch] = []
     # Spans to walk, and stretches of their own time; the last one first.
     waiting: list[tuple[Node, float, float, bool]] = [
         (tree.root, tree.root.start_s, tree.root.end_s, False)
@@ -178,7 +186,7 @@ def _walk(tree: SpanTree) -> Iterator[_Stretch]:
         node, start_s, end_s, is_own = waiting.pop()
         if is_own:
             found += [
-                _Stretch(node, piece.phase, piece.start_s, piece.end_s)
+                Stretch(node, piece.phase, piece.start_s, piece.end_s)
                 for piece in reversed(tree.pieces(node, start_s, end_s))
             ]
         else:
@@ -205,11 +213,11 @@ def _backwards(
     yield node, start_s, reached, True
 
 
-def _joined(stretches: Iterator[_Stretch]) -> Iterator[_Stretch]:
-    last: _Stretch | None = None
+def _joined(stretches: Iterator[Stretch]) -> Iterator[Stretch]:
+    last: Stretch | None = None
     for stretch in stretches:
         if last is not None and (last.node, last.kind) == (stretch.node, stretch.kind):
-            last = _Stretch(last.node, last.kind, last.start_s, stretch.end_s)
+            last = Stretch(last.node, last.kind, last.start_s, stretch.end_s)
             continue
         if last is not None:
             yield last
@@ -218,7 +226,7 @@ def _joined(stretches: Iterator[_Stretch]) -> Iterator[_Stretch]:
         yield last
 
 
-def _row(stretch: _Stretch) -> Mapping[str, Any]:
+def _row(stretch: Stretch) -> Mapping[str, Any]:
     return {
         "span_id": stretch.node.span_id,
         "name": stretch.node.name,

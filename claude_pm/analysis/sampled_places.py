@@ -30,9 +30,11 @@ def sampled_places(profile: Profile) -> pd.DataFrame:
 
     sums: dict[tuple[str | None, str], dict[str, Any]] = {}
     for row in rows(profile.samples, ["agent", "state", "stack", "weight_s", "cpu_s"]):
-        key = row["agent"], _place(row["stack"])
+        key = row["agent"], _place(row["stack"] or "")
         total = sums.setdefault(key, dict.fromkeys(COLUMNS[2:], 0.0))
-        total[f"{row['state']}_s"] += row["weight_s"]
+        # A table that others wrote may name a state that is none.
+        state = "running_s" if row["state"] == "running" else "waiting_s"
+        total[state] += row["weight_s"] or 0.0
         if row["cpu_s"] is None:
             total["cpu_s"] = None
         elif total["cpu_s"] is not None:
@@ -47,4 +49,9 @@ def sampled_places(profile: Profile) -> pd.DataFrame:
 
 def _place(stack: str) -> str:
     frames = stack.split(";")
-    return next((frame for frame in reversed(frames) if not _LIBRARY.search(frame)), frames[-1])
+    return next((frame for frame in reversed(frames) if not is_library(frame)), frames[-1])
+
+
+def is_library(frame: str) -> bool:
+    """Whether a frame, ``qualname (file:line)``, is the standard library's or a package's."""
+    return _LIBRARY.search(frame) is not None

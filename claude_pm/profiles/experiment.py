@@ -100,9 +100,9 @@ class Experiment:
         """Store its profile as ``<dir>/<id>/`` and return that folder."""
         return self.profile.save(dir)
 
-    def to_html(self, path: str | Path) -> Path:
-        """Write a report with verdicts: one HTML file that opens anywhere. Return its path."""
-        return self.profile.to_html(path)
+    def to_html(self, path: str | Path, content: bool = True) -> Path:
+        """Write a report with verdicts, as :meth:`Profile.to_html` does. Return its path."""
+        return self.profile.to_html(path, content)
 
     def __repr__(self) -> str:
         return f"<Experiment {self.name!r}, {len(self.samples)} samples, {self.id}>"

@@ -160,11 +160,19 @@ class Profile:
 
         return save(self, dir)
 
-    def to_html(self, path: str | Path) -> Path:
-        """Write a report: one HTML file that opens anywhere, without a network. Return its path."""
+    def to_html(self, path: str | Path, content: bool = True) -> Path:
+        """Write a report: one HTML file that opens anywhere, without a network. Return its path.
+
+        What looks like a secret is left out, and home folders and user names are shortened;
+        ``content=False`` leaves out prompts and answers too, and keeps the numbers. The tables
+        are in the file as well: ``claude_pm.load(path)`` reads them again.
+
+        Raises:
+            ProfileStorageError: the file could not be written.
+        """
         from claude_pm.views.report import write_report
 
-        return write_report(self, path)
+        return write_report(self, path, content=content)
 
     def to_speedscope(self, path: str | Path) -> Path:
         """Write the samples for speedscope (www.speedscope.app): wall time by agent and state.
@@ -244,9 +252,9 @@ class Profile:
         del include, exclude
         if self._tables is None:
             return {"text/plain": repr(self)}
-        from claude_pm.views.summary import summary_html, summary_text
+        from claude_pm.views.summary import summary_bundle
 
-        return {"text/plain": summary_text(self), "text/html": summary_html(self)}
+        return summary_bundle(self)
 
 
 def _phase_seconds(spans: pd.DataFrame) -> list[tuple[str, float]]:

@@ -5,12 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import re
 import shutil
-import sys
 import tempfile
-from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,22 +17,19 @@ from claude_pm.errors import (
     ProfileSchemaError,
     ProfileStorageError,
 )
-from claude_pm.profiles import schema
+from claude_pm.profiles import schema, stored_meta
 from claude_pm.profiles.profile import Profile
+from claude_pm.profiles.stored_meta import check_meta, is_id
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_META = "meta.json"
-_REQUIRED_META = ("id", "name", "created_at", "duration_s", "model_use")
-# As claude_pm.recording makes them. The id becomes a folder's name: no other form may pass.
-_ID = re.compile(r"[0-9]{8}T[0-9]{9}-[a-z0-9-]+")
-_MODEL_USES = ("live", "replayed", "not called")
+_REPORT_SUFFIXES = (".html", ".htm")
 
 
 def save(profile: Profile, dir: str | Path | None = None) -> Path:
     """Store a profile as ``<dir>/<id>/``; see :meth:`claude_pm.profiles.profile.Profile.save`."""
-    if not _is_id(profile.id):
+    if not is_id(profile.id):
         raise ProfileError(
             f"The profile {profile.name!r} cannot be stored: its id {profile.id!r} is not of the "
             "form 20260131T090000123-name-1a2b."
@@ -55,7 +48,7 @@ def save(profile: Profile, dir: str | Path | None = None) -> Path:
         for name, data in tables.items():
             data.to_parquet(temporary / f"{name}.parquet", index=False)
         meta = json.dumps(profile.meta, indent=2, ensure_ascii=False)
-        (temporary / _META).write_text(meta + "\n", encoding="utf-8")
+        (temporary / stored_meta.NAME).write_text(meta + "\n", encoding="utf-8")
         _replace_folder(temporary, target)
     except OSError as error:
         raise ProfileStorageError(
@@ -72,12 +65,18 @@ def save(profile: Profile, dir: str | Path | None = None) -> Path:
 def load(path_or_id: str | Path) -> Profile:
     """Read a stored profile, by its folder or by its id in ``CLAUDE_PM_PROFILES_DIR``.
 
+    The path of a report (``report.html``) does as well: a report holds the tables it was made of.
+
     Raises:
         ProfileNotFoundError: there is none; the message names the nearest ids.
-        ProfileDamagedError: a file is missing or cannot be read.
+        ProfileDamagedError: a file is missing, cut short, or cannot be read.
         ProfileSchemaError: it was written by a later version, or its tables are not as they
             should be.
     """
+    if Path(path_or_id).suffix.lower() in _REPORT_SUFFIXES and not Path(path_or_id).is_dir():
+        from claude_pm.profiles.html_file import read_html
+
+        return read_html(Path(path_or_id))
     folder = _find(path_or_id)
     meta = _read_meta(folder)
     return Profile(meta, {name: _read_table(folder, name) for name in schema.TABLES})
@@ -101,9 +100,9 @@ def list_profiles(dir: str | Path | None = None) -> pd.DataFrame:
         except (ProfileDamagedError, ProfileSchemaError) as error:
             row["error"] = str(error)
         else:
-            row |= {name: meta[name] for name in _REQUIRED_META}
+            row |= {name: meta[name] for name in stored_meta.REQUIRED}
         rows.append(row)
-    columns = [*_REQUIRED_META, "path", "error"]
+    columns = [*stored_meta.REQUIRED, "path", "error"]
     return pd.DataFrame(rows, columns=columns).convert_dtypes()
 
 
@@ -122,7 +121,7 @@ def _profile_folders(parent: Path) -> list[Path]:
     found = [
         path
         for path in parent.iterdir()
-        if not path.name.startswith(".") and (path / _META).is_file()
+        if not path.name.startswith(".") and (path / stored_meta.NAME).is_file()
     ]
     return sorted(found, key=lambda path: path.name, reverse=True)
 
@@ -143,62 +142,14 @@ def _find(path_or_id: str | Path) -> Path:
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
-    path = folder / _META
+    path = folder / stored_meta.NAME
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ProfileDamagedError(
             f"The profile {folder} is damaged: {path.name}: {error}."
         ) from error
-    version = meta.get("schema_version") if isinstance(meta, dict) else None
-    if not isinstance(version, int):
-        raise ProfileDamagedError(
-            f"The profile {folder} is damaged: {path.name} has no schema_version."
-        )
-    if version > schema.SCHEMA_VERSION:
-        raise ProfileSchemaError(
-            f"The profile {folder} has schema version {version}; this claude_pm reads up to "
-            f"{schema.SCHEMA_VERSION}. Update claude-pm to read it."
-        )
-    missing = [name for name in _REQUIRED_META if name not in meta]
-    if missing:
-        raise ProfileDamagedError(
-            f"The profile {folder} is damaged: {path.name} has no {missing[0]}."
-        )
-    for name, is_right in _META_CHECKS.items():
-        if not is_right(meta[name]):
-            raise ProfileDamagedError(
-                f"The profile {folder} is damaged: {path.name}: {name} may not be "
-                f"{meta[name]!r:.80}."
-            )
-    return dict(meta)
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, str) and _ID.fullmatch(value) is not None
-
-
-def _is_time(value: Any) -> bool:
-    try:
-        datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _is_duration(value: Any) -> bool:
-    # The bound leaves out NaN and infinity, and whole numbers that no float can hold.
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and 0 <= value <= sys.float_info.max
-
-
-_META_CHECKS: dict[str, Callable[[Any], bool]] = {
-    "id": _is_id,
-    "name": lambda value: isinstance(value, str),
-    "created_at": _is_time,
-    "duration_s": _is_duration,
-    "model_use": lambda value: value in _MODEL_USES,
-}
+    return check_meta(meta, where=f"The profile {folder}")
 
 
 def _read_table(folder: Path, name: str) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import ceil
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from claude_pm.views import palette, words
@@ -21,6 +21,8 @@ _LOG_SPREAD = 20
 _MANY = 200
 _LEGEND_CHARACTERS = 97
 _KEY_CHARACTERS = 5
+_TITLE_CHARACTERS = 120
+_SHORT_NAME = 10
 _GOLDEN_RATIO = 0.6180339887498949
 
 
@@ -43,6 +45,9 @@ def say(ax: Axes, sentence: str) -> None:
 
 def title(ax: Axes, seen: str, note: str) -> None:
     """Write what is seen over the chart, and under it, smaller, what is drawn."""
+    # Many long names would leave the chart itself no place.
+    if len(seen) > _TITLE_CHARACTERS:
+        seen = seen[: _TITLE_CHARACTERS - 1].rstrip("\\ ") + "…"
     ax.set_title(seen, loc="left", fontsize=11.5, fontweight="bold", pad=24)
     # A long note shall not make the chart narrower; the title's pad keeps its place.
     ax.annotate(
@@ -139,22 +144,24 @@ def legend(ax: Axes, keys: Sequence[Artist]) -> None:
     """Put a legend below the x axis, wherever that is."""
     from matplotlib.transforms import ScaledTranslation
 
+    # Long names of rows leave the axes, and what is below them, less of the width.
+    names = [line for name in ax.get_yticklabels() for line in name.get_text().split("\n")]
+    room = _LEGEND_CHARACTERS - max(0, max(map(len, names), default=0) - _SHORT_NAME)
     below = ax.transAxes + ScaledTranslation(0, -_AXIS_IN, ax.figure.dpi_scale_trans)
     ax.legend(
-        handles=keys, ncols=_fitting_columns([str(key.get_label()) for key in keys]),
+        handles=keys, ncols=_fitting_columns([str(key.get_label()) for key in keys], room),
         loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=below, borderaxespad=0,
         frameon=False, fontsize=8.5, handlelength=1.1, columnspacing=1.4,
     )  # fmt: skip
 
 
-def _fitting_columns(texts: Sequence[str]) -> int:
+def _fitting_columns(texts: Sequence[str], room: int) -> int:
     """Return how many columns, filled one after the other, fit the width of the chart."""
     for columns in range(len(texts), 1, -1):
-        height = ceil(len(texts) / columns)
-        widths = [
-            max(map(len, texts[first : first + height])) for first in range(0, len(texts), height)
-        ]
-        if sum(widths) + _KEY_CHARACTERS * len(widths) <= _LEGEND_CHARACTERS:
+        height, longer = divmod(len(texts), columns)
+        ends = [height * (n + 1) + min(n + 1, longer) for n in range(columns)]
+        widths = [max(map(len, texts[first:end])) for first, end in pairwise([0, *ends])]
+        if sum(widths) + _KEY_CHARACTERS * len(widths) <= room:
             return columns
     return 1
 

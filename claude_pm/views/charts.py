@@ -20,6 +20,7 @@ from claude_pm.views import palette, words
 from claude_pm.views.axes import (
     FRAME_IN,
     LEGEND_IN,
+    box_key,
     dot_key,
     dress,
     label,
@@ -37,6 +38,7 @@ from claude_pm.views.comparison import VERDICTS
 from claude_pm.views.comparison import value as value_text
 from claude_pm.views.reading import Reading
 from claude_pm.views.timeline import draw_timeline
+from claude_pm.views.tokens import AgentTokens, tokens_by_agent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,6 +49,14 @@ Metric = Literal["duration_s", "ttft_s"]
 _METRICS = {"duration_s": "request duration", "ttft_s": "time to first text"}
 
 WIDTH_IN = 8.6
+_TOKENS = {
+    "from_cache": ("input from the cache", palette.CACHE_STATES["warm"], "black"),
+    "not_from_cache": ("other input", palette.CACHE_STATES["cold"], "white"),
+    "unknown_input": ("input, cache not known", palette.LIGHT_GREY, "black"),
+    "output": ("output", palette.PHASES["decode"], "black"),
+}
+"""Words, colour and the colour of text on it."""
+_CHARACTERS_ACROSS = 100
 _STATE_OFFSETS = {2: {"cold": -0.2, "warm": 0.2}, 3: {"cold": -0.27, "warm": 0.0, "off": 0.27}}
 """Of two kinds of dots in a row, and of three."""
 _STATE_HEIGHTS = {2: 0.16, 3: 0.11}
@@ -111,6 +121,15 @@ def plot_timeline(profile: Profile, *, ax: Axes | None = None) -> Axes:
 def plot_memory(profile: Profile, *, ax: Axes | None = None) -> Axes:
     """Draw the resident memory of each process over time, in MB (a million bytes)."""
     return _plot(ax, lambda axes: draw_memory(Reading(profile), axes))
+
+
+def plot_tokens(profile: Profile | Experiment, *, ax: Axes | None = None) -> Axes:
+    """Draw each agent's tokens: input from the cache, other input, and output, one upon the other.
+
+    All attempts count, those of warm-ups and failures too. What an agent cost at list price stands
+    beside its bar, where prices are known.
+    """
+    return _plot(ax, lambda axes: draw_tokens(Reading(_profile(profile)), axes))
 
 
 def draw_modes(reading: Reading, ax: Axes, metric: Metric) -> float | None:
@@ -316,6 +335,48 @@ def draw_hit_rate(reading: Reading, ax: Axes, recent: int) -> float | None:
     return 3.4
 
 
+def draw_tokens(reading: Reading, ax: Axes) -> float | None:
+    """Draw what :func:`plot_tokens` shows."""
+    found = tokens_by_agent(reading)
+    if not found:
+        say(ax, "No tokens to show: no call of a model says how many it took.")
+        return None
+    shown = _kinds(found)
+    longest = max(agent.total for agent in found)
+    for row, agent in enumerate(found):
+        left = 0
+        for kind in shown:
+            number = getattr(agent, kind)
+            colour, text_colour = _TOKENS[kind][1:]
+            ax.barh(row, number, left=left, height=0.62, color=colour, zorder=2)
+            text = f"{number:,}"
+            if number * _CHARACTERS_ACROSS > longest * (len(text) + 1):
+                ax.text(
+                    left + number / 2, row, text, ha="center", va="center_baseline", fontsize=8,
+                    color=text_colour, zorder=3,
+                )  # fmt: skip
+            left += number
+        if agent.cost_usd is not None:
+            ax.annotate(
+                label(words.usd(agent.cost_usd)), (left, row), (5, 0), textcoords="offset points",
+                va="center_baseline", fontsize=9,
+            )  # fmt: skip
+    rows_axis(ax, [f"{label(agent.name)}\n{words.counted(agent.calls, 'call')}" for agent in found])
+    dress(ax)
+    ax.set_xlim(0, longest * 1.14 or 1.0)
+    ax.set_xlabel("tokens", fontsize=9)
+    ax.xaxis.set_major_formatter(lambda number, _: f"{number:,.0f}")
+    priced = any(agent.cost_usd is not None for agent in found)
+    title(
+        ax,
+        _tokens_seen(found),
+        f"All calls of the model, warm-ups and failures too{'; cost at list price' * priced}"
+        f"{model_note(reading.meta)}",
+    )
+    legend(ax, [box_key(_TOKENS[kind][0], _TOKENS[kind][1]) for kind in shown])
+    return FRAME_IN + LEGEND_IN + 0.55 * len(found)
+
+
 def draw_memory(reading: Reading, ax: Axes) -> float | None:
     """Draw what :func:`plot_memory` shows."""
     memory = reading.profile.memory
@@ -355,6 +416,21 @@ def draw_memory(reading: Reading, ax: Axes) -> float | None:
     if len(curves) > 1:
         legend(ax, ax.get_legend_handles_labels()[0])
     return 3.4
+
+
+def _kinds(found: Sequence[AgentTokens]) -> list[str]:
+    return [kind for kind in _TOKENS if any(getattr(agent, kind) for agent in found)]
+
+
+def _tokens_seen(found: Sequence[AgentTokens]) -> str:
+    """Say the sums, how much of the input came from the cache, and what it cost."""
+    read = sum(agent.from_cache for agent in found)
+    told = read + sum(agent.not_from_cache for agent in found)
+    taken = told + sum(agent.unknown_input for agent in found)
+    from_cache = f" ({100 * read / told:.0f} % from the cache)" if told else ""
+    said = f"{taken:,} tokens in{from_cache}, {sum(agent.output for agent in found):,} out"
+    costs = [agent.cost_usd for agent in found if agent.cost_usd is not None]
+    return f"{said}; {label(words.usd(sum(costs)))}" if costs else said
 
 
 def _profile(recorded: Profile | Experiment) -> Profile:

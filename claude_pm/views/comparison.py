@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from claude_pm.analysis.rows import rows
 from claude_pm.analysis.samples import METRICS
 from claude_pm.profiles.text_file import write_text
 from claude_pm.views import words
-from claude_pm.views.fragments import Cell, Column, Table, cells, numbers
+from claude_pm.views.fragments import Cell, Column, Table, cells, number, numbers
 
 if TYPE_CHECKING:
     from claude_pm.views.reading import Reading
@@ -21,6 +22,8 @@ VERDICTS = {"same": "no difference", "unclear": "not enough data"}
 _LEAST_P = 0.001
 _SHOWN = ("duration_s", "ttft_s")
 """The metrics that get a sentence, where there are several."""
+_MARKDOWN = re.compile(r"[\\`*\[\]<>|~&$]|(?<!\w)_|_(?!\w)")
+# Underscores within words stay: they mean nothing there.
 
 
 def verdict_sentences(comparison: Comparison) -> list[str]:
@@ -78,11 +81,9 @@ def conditions(reading: Reading) -> Table:
             row["condition"] == condition and row["status"] != "ok" and not row["warmup"]
             for row in samples
         )
-        medians = [
-            value(metric.name, _median([row[metric.name] for row in own])) for metric in metrics
-        ]
-        texts = [_plain(condition), words.whole(len(own)), words.whole(failed), *medians]
-        table.append(cells(*texts))
+        medians = [_measured(m.name, _median([row[m.name] for row in own])) for m in metrics]
+        counts = [number(words.whole, count) for count in (len(own), failed)]
+        table.append(cells(_plain(condition), *counts, *medians))
     return Table([Column("condition"), *numbers(*headings)], table)
 
 
@@ -103,13 +104,13 @@ def comparison_markdown(comparison: Comparison) -> str:
     table = comparison_table(comparison)
 
     def line(texts: Sequence[str]) -> str:
-        return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in texts)} |"
+        return f"| {' | '.join(texts)} |"
 
-    body = [line([cell.text for cell in row]) for row in table.rows]
+    body = [line([_in_markdown(cell.text) for cell in row]) for row in table.rows]
     rule = line(["---:" if column.is_number else ":---" for column in table.columns])
-    head = line([column.heading for column in table.columns])
-    said = [f"- {sentence}" for sentence in verdict_sentences(comparison)]
-    notes = [f"\n{note}" for note in comparison.notes]
+    head = line([_in_markdown(column.heading) for column in table.columns])
+    said = [f"- {_in_markdown(sentence)}" for sentence in verdict_sentences(comparison)]
+    notes = [f"\n{_in_markdown(note)}" for note in comparison.notes]
     return "\n".join([*said, "", head, rule, *body, *notes]) + "\n"
 
 
@@ -119,23 +120,24 @@ def write_comparison(comparison: Comparison, path: str | Path) -> Path:
     Raises:
         ProfileStorageError: the file could not be written.
     """
-    from claude_pm.views.html import render
+    from claude_pm.views.html import render, script
 
-    html = render("comparison_report.html.j2", **_pieces(comparison))
+    pieces = _pieces(comparison)
+    html = render("comparison_report.html.j2", script=script("report.js"), **pieces)
     return write_text(path, html, what="comparison", example="comparison.html")
 
 
-def value(metric: str, number: float | None) -> str:
+def value(metric: str, found: float | None) -> str:
     """Return a metric's value with its unit."""
-    if number is None:
+    if found is None:
         return words.UNKNOWN
     if metric.endswith("_per_s"):
-        return f"{number:,.1f}/s"
+        return f"{found:,.1f}/s"
     if metric.endswith("_s"):
-        return words.duration(number)
+        return words.duration(found)
     if metric.endswith("_bytes"):
-        return words.size(number)
-    return words.usd(number) if metric.endswith("_usd") else words.whole(number)
+        return words.size(found)
+    return words.usd(found) if metric.endswith("_usd") else words.whole(found)
 
 
 def _pieces(comparison: Comparison) -> dict[str, Any]:
@@ -154,17 +156,23 @@ def _cells(row: Compared) -> list[Cell]:
         else f"{verdict.n_a:,} and {verdict.n_b:,}"
     )
     p_value = verdict.p_value
-    texts = (
-        row.metric.words,
-        value(row.metric.name, verdict.median_a),
-        value(row.metric.name, verdict.median_b),
-        words.ratio(verdict.ratio),
-        _interval(row),
-        VERDICTS.get(row.word, row.word),
-        count,
-        words.UNKNOWN if p_value is None else "<0.001" if p_value < _LEAST_P else f"{p_value:.3f}",
+    p_text = (
+        words.UNKNOWN if p_value is None else "<0.001" if p_value < _LEAST_P else f"{p_value:.3f}"
     )
-    return cells(*texts)
+    return cells(
+        row.metric.words,
+        _measured(row.metric.name, verdict.median_a),
+        _measured(row.metric.name, verdict.median_b),
+        number(words.ratio, verdict.ratio),
+        Cell(_interval(row), value=verdict.ci_low),
+        VERDICTS.get(row.word, row.word),
+        Cell(count, value=min(verdict.n_a, verdict.n_b)),
+        Cell(p_text, value=p_value),
+    )
+
+
+def _measured(metric: str, found: float | None) -> Cell:
+    return Cell(value(metric, found), value=found)
 
 
 def _sentence(row: Compared) -> str:
@@ -206,6 +214,11 @@ def _median(values: Sequence[float | None]) -> float | None:
 
     known = [number for number in values if number is not None]
     return float(np.median(known)) if known else None
+
+
+def _in_markdown(text: str) -> str:
+    """Return a text that a name may stand in, without links, images, formulas or HTML of it."""
+    return _MARKDOWN.sub(r"\\\g<0>", words.one_line(text))
 
 
 def _plain(text: str) -> str:

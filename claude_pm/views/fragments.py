@@ -7,7 +7,7 @@ whatever it prints.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,10 +39,11 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell's text, and how deep it is indented."""
+    """A cell's text, how deep it is indented, and the number that it is sorted by, if it is one."""
 
     text: str
     depth: int = 0
+    value: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +92,10 @@ def phases(reading: Reading) -> Table:
         [
             cells(
                 words.PHASES[phase["phase"]],
-                words.whole(phase["n"]),
-                words.duration(phase["total_s"]),
-                share,
-                words.duration(phase["median_s"]),
-                words.duration(phase["max_s"]),
+                *_wholes(phase, "n"),
+                *_durations(phase, "total_s"),
+                Cell(share, value=phase["share"]),
+                *_durations(phase, "median_s", "max_s"),
             )
             for phase, share in zip(reading.phases, shares, strict=True)
         ],
@@ -119,7 +119,7 @@ def other_spans(reading: Reading) -> Table:
         [
             cells(
                 _plain(span["phase"]),
-                words.whole(span["n"]),
+                *_wholes(span, "n"),
                 *_durations(span, "total_s", "median_s", "p95_s", "max_s"),
             )
             for span in rows(Profile(reading.meta, {"spans": others}).summary())
@@ -144,7 +144,7 @@ def modes(reading: Reading) -> Table:
                 *_wholes(mode, "n", "failures"),
                 *_durations(mode, "median_s", "p95_s", "ttft_median_s"),
                 *_wholes(mode, "input_tokens", "cache_read_tokens", "output_tokens"),
-                words.times(mode["ratio"]),
+                number(words.times, mode["ratio"]),
             )
             for mode in reading.modes
         ],
@@ -163,9 +163,9 @@ def functions(reading: Reading, limit: int) -> Table:
             cells(
                 _plain(function["function"]),
                 _where(function),
-                words.whole(function["calls"]),
+                *_wholes(function, "calls"),
                 *_durations(function, "total_s", "cumulative_s"),
-                *([_plain(function["pid"])] if several else []),
+                *([_pid(function)] if several else []),
             )
             for function in found
         ],
@@ -198,7 +198,7 @@ def allocations(reading: Reading, limit: int) -> Table:
     return Table(
         [Column("line"), *numbers("size", "blocks")],
         [
-            cells(_where(line), words.size(line["size_bytes"]), words.whole(line["count"]))
+            cells(_where(line), number(words.size, line["size_bytes"]), *_wholes(line, "count"))
             for line in found
         ],
         _left_out(len(table), limit, "line", "lines"),
@@ -217,8 +217,8 @@ def lines(reading: Reading, limit: int) -> Table:
             cells(
                 _where(line),
                 words.one_line(line["source"] or "", _MORE_LIMIT),
-                *(words.percent(line[name]) for name in share),
-                words.size(line["memory_peak_bytes"]),
+                *(number(words.percent, line[name]) for name in share),
+                number(words.size, line["memory_peak_bytes"]),
             )
             for line in found
         ],
@@ -237,14 +237,14 @@ def requests(reading: Reading) -> Table:
     ]  # fmt: skip
     table = [
         cells(
-            words.duration(request["start_s"]),
+            *_durations(request, "start_s"),
             _plain(request["agent"]),
             words.mode_label(request["mode"]),
             _status(request) + (", warm-up" if request["warmup"] else ""),
             *_durations(request, "duration_s", "ttft_s", "prefill_s", "queue_s"),
             *_wholes(request, "input_tokens", "cache_read_tokens", "output_tokens"),
-            words.usd(request["cost_usd"]),
-            words.whole(request["attempts"]),
+            number(words.usd, request["cost_usd"]),
+            *_wholes(request, "attempts"),
             _plain(request["cache_state"]),
             _plain(request["error"]),
             _plain(request["model"]),
@@ -266,7 +266,7 @@ def spans(reading: Reading) -> Table:
     depths = _depths(found)
     table = [
         [
-            Cell(words.duration(span["start_s"])),
+            *_durations(span, "start_s"),
             Cell(_plain(span["name"]), depths[span["span_id"]]),
             *cells(
                 _plain(span["agent"]),
@@ -274,7 +274,7 @@ def spans(reading: Reading) -> Table:
                 _status(span),
                 *_durations(span, "duration_s", "self_s", "ttft_s"),
                 *_wholes(span, "input_tokens", "cache_read_tokens", "output_tokens"),
-                _plain(span["pid"]),
+                _pid(span),
                 _more(span),
             ),
         ]
@@ -327,19 +327,23 @@ def _left_out(found: int, limit: int, noun: str, plural: str) -> str:
     if found <= limit:
         return ""
     rest = words.counted(found - limit, f"more {noun}", f"more {plural}")
-    return f"{rest} not shown here: the saved profile has them all."
+    return f"{rest} not shown here: the profile's tables have them all."
 
 
 def _plain(value: Any) -> str:
     return words.UNKNOWN if value is None else words.one_line(str(value), _TEXT_LIMIT)
 
 
-def _durations(row: Row, *names: str) -> list[str]:
-    return [words.duration(row[name]) for name in names]
+def _pid(row: Row) -> Cell:
+    return Cell(_plain(row["pid"]), value=row["pid"])
 
 
-def _wholes(row: Row, *names: str) -> list[str]:
-    return [words.whole(row[name]) for name in names]
+def _durations(row: Row, *names: str) -> list[Cell]:
+    return [number(words.duration, row[name]) for name in names]
+
+
+def _wholes(row: Row, *names: str) -> list[Cell]:
+    return [number(words.whole, row[name]) for name in names]
 
 
 def numbers(*headings: str) -> list[Column]:
@@ -347,6 +351,11 @@ def numbers(*headings: str) -> list[Column]:
     return [Column(heading, is_number=True) for heading in headings]
 
 
-def cells(*texts: str) -> list[Cell]:
-    """Return a row of these texts."""
-    return [Cell(text) for text in texts]
+def number(written: Callable[[float | None], str], value: float | None) -> Cell:
+    """Return a cell with a number as ``written`` writes it, which is sorted by the number."""
+    return Cell(written(value), value=value)
+
+
+def cells(*texts: str | Cell) -> list[Cell]:
+    """Return a row of these texts, and of cells as they are."""
+    return [Cell(text) if isinstance(text, str) else text for text in texts]

@@ -6,17 +6,21 @@ import base64
 import io
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from claude_pm.profiles import html_file
+from claude_pm.profiles.sharing import to_share
 from claude_pm.profiles.text_file import write_text
 from claude_pm.views import comparison, fragments, sentences, words
-from claude_pm.views.charts import WIDTH_IN, draw_cache, draw_conditions, draw_memory, draw_modes
+from claude_pm.views.charts import WIDTH_IN, draw_cache, draw_conditions, draw_modes
+from claude_pm.views.environment import environment, provenance, reproduction
+from claude_pm.views.flame import flame_svg
+from claude_pm.views.memory_svg import memory_svg
 from claude_pm.views.reading import Reading
-from claude_pm.views.timeline import draw_timeline
+from claude_pm.views.timeline_svg import timeline_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,40 +28,9 @@ if TYPE_CHECKING:
     from claude_pm.profiles import Profile
 
 FUNCTIONS = 25
-
-_META = {
-    "created_at": "Created",
-    "duration_s": "Duration",
-    "model_use": "Model",
-    "cpu": "CPU recording",
-    "memory": "Memory recording",
-    "python": "Python",
-    "platform": "Platform",
-    "cpu_count": "CPUs",
-    "git_commit": "Git commit",
-    "git_dirty": "Git working copy",
-    "packages": "Packages",
-    "settings": "Settings",
-    "id": "Profile",
-    "pid": "Process",
-    "schema_version": "Schema version",
-}
-_MEANINGS = {
-    ("model_use", "live"): "live: called while this was recorded",
-    ("model_use", "replayed"): "replayed: its answers came from a recording",
-    ("model_use", "not called"): "not called: no model stands behind these figures",
-    ("cpu", "cprofile"): "cProfile on (it slows Python code down)",
-    ("cpu", "sample"): "sampled",
-    ("cpu", None): "off",
-    ("memory", "rss"): "resident memory, read at intervals",
-    ("memory", "trace"): "allocations traced (it makes code several times slower)",
-    ("memory", "memray"): "allocations tracked by memray (it makes code slower)",
-    ("memory", None): "off",
-    ("git_dirty", True): "with changes that were not committed",
-    ("git_dirty", False): "as committed",
-}
-# Shown elsewhere in the report.
-_ELSEWHERE = ("name", "source")
+_WITHOUT_CONTENT = "Prompts and answers were left out of this file; the numbers are whole."
+_MAX_DOTS = 1000
+_DOTS_DPI = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +41,10 @@ class Chart:
     alt: str
 
 
-def write_report(profile: Profile, path: str | Path) -> Path:
+def write_report(profile: Profile, path: str | Path, *, content: bool = True) -> Path:
     """Write the report to ``path`` and return it.
+
+    ``content=False`` leaves prompts and answers out.
 
     It is written to a temporary file beside and renamed, so a failure leaves nothing half-written.
 
@@ -77,19 +52,30 @@ def write_report(profile: Profile, path: str | Path) -> Path:
         ProfileStorageError: ``path`` is a folder, is in a folder that does not exist, or the disk
             refused.
     """
-    return write_text(path, report_html(profile), what="report", example="report.html")
+    html = report_html(profile, file_name=Path(path).name, content=content)
+    return write_text(path, html, what="report", example="report.html")
 
 
-def report_html(profile: Profile) -> str:
-    """Return the report as HTML."""
-    from claude_pm.views.html import render
+def report_html(profile: Profile, *, file_name: str = "report.html", content: bool = True) -> str:
+    """Return the report as HTML, of what may be shown to others.
 
+    It names ``file_name`` as what its tables can be read from.
+    """
+    from claude_pm.views.html import render, script
+
+    profile = to_share(profile, content=content)
     reading = Reading(profile)
     return render(
         "report.html.j2",
+        script=script("report.js"),
+        generator=html_file.GENERATOR,
+        data_id=html_file.ELEMENT_ID,
+        data_type=html_file.ELEMENT_TYPE,
+        data=html_file.packed(profile),
         name=words.one_line(profile.name),
         headline=sentences.headline(reading),
-        notes=sentences.notes(reading),
+        provenance=provenance(profile.meta),
+        notes=[*sentences.notes(reading), *([] if content else [_WITHOUT_CONTENT])],
         errors=sentences.errors(reading),
         peak_memory=sentences.peak_memory(reading),
         bar=fragments.phase_bar(reading),
@@ -101,6 +87,9 @@ def report_html(profile: Profile) -> str:
         comparison=comparison.verdict_table(reading),
         mode_sentences=sentences.mode_sentences(reading),
         charts=_charts(reading),
+        timeline=timeline_svg(reading),
+        memory=memory_svg(reading),
+        flame=flame_svg(reading),
         requests=fragments.requests(reading),
         spans=fragments.spans(reading),
         functions=fragments.functions(reading, FUNCTIONS),
@@ -111,10 +100,16 @@ def report_html(profile: Profile) -> str:
         traced=sentences.allocations(reading),
         lines=fragments.lines(reading, FUNCTIONS),
         scalene=words.LINES_SENTENCE,
-        environment=_environment(profile.meta),
+        environment=environment(profile.meta),
         source=profile.meta.get("source") or "",
-        load_line=f"claude_pm.load({json.dumps(profile.id, ensure_ascii=False)})",
+        reproduction=reproduction(profile.meta),
+        load_file=_load_line(file_name),
+        load_id=_load_line(profile.id),
     )
+
+
+def _load_line(path_or_id: str) -> str:
+    return f"claude_pm.load({json.dumps(path_or_id, ensure_ascii=False)})"
 
 
 def _charts(reading: Reading) -> list[Chart]:
@@ -122,8 +117,6 @@ def _charts(reading: Reading) -> list[Chart]:
     drawings: list[tuple[str, Callable[[Axes], float | None]]] = [
         *_compared(reading),
         ("Time to first text, cold and warm", lambda ax: draw_cache(reading, ax)),
-        ("Timeline", lambda ax: draw_timeline(reading, ax)),
-        ("Memory", lambda ax: draw_memory(reading, ax)),
     ]
     charts = [_chart(heading, draw) for heading, draw in drawings]
     return [chart for chart in charts if chart is not None]
@@ -143,6 +136,7 @@ def _compared(reading: Reading) -> list[tuple[str, Callable[[Axes], float | None
 
 def _chart(heading: str, draw: Callable[[Axes], float | None]) -> Chart | None:
     import matplotlib as mpl
+    import numpy as np
     from matplotlib.figure import Figure
 
     figure = Figure(layout="constrained")
@@ -151,39 +145,16 @@ def _chart(heading: str, draw: Callable[[Axes], float | None]) -> Chart | None:
     if height is None:
         return None
     figure.set_size_inches(WIDTH_IN, height)
+    # Each dot of an SVG is an element: thousands are a picture instead.
+    if sum(np.shape(dots.get_offsets())[0] for dots in ax.collections) > _MAX_DOTS:
+        for dots in ax.collections:
+            dots.set_rasterized(True)
     svg = io.BytesIO()
     # Named ids and no date: the same profile gives the same report.
     with mpl.rc_context({"svg.hashsalt": heading}), warnings.catch_warnings():
         # A name in a script that the chart's font lacks: the tables have it in full.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(svg, format="svg", metadata={"Date": None})
+        figure.savefig(svg, format="svg", dpi=_DOTS_DPI, metadata={"Date": None})
     uri = f"data:image/svg+xml;base64,{base64.b64encode(svg.getvalue()).decode()}"
     seen = ax.get_title(loc="left").replace(r"\$", "$")
     return Chart(uri, f"{heading}: {seen}")
-
-
-def _environment(meta: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """Return every meta item by its name in prose, or by its own if it is of a later version."""
-    known = [(_META[key], key) for key in _META if key in meta]
-    unknown = [(key, key) for key in meta if key not in _META and key not in _ELSEWHERE]
-    return [(name, _meta_lines(key, meta[key])) for name, key in known + unknown]
-
-
-def _meta_lines(key: str, value: Any) -> list[str]:
-    if isinstance(value, Mapping):
-        between = " " if key == "packages" else " = "
-        return [
-            f"{name}{between}{'not set' if part is None else _plain(part)}"
-            for name, part in value.items()
-        ]
-    if key == "created_at":
-        return [datetime.fromisoformat(value).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")]
-    if key == "duration_s":
-        return [words.duration(value)]
-    return [_MEANINGS.get((key, value)) or _plain(value)]
-
-
-def _plain(value: Any) -> str:
-    if value is None:
-        return "not known"
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

@@ -10,6 +10,7 @@ from claude_pm.analysis.phases import OTHER
 from claude_pm.analysis.requests import REQUEST, attributes
 from claude_pm.analysis.rows import Row
 from claude_pm.views import words
+from claude_pm.views.own_code import own_python_s, running_s
 
 if TYPE_CHECKING:
     from claude_pm.views.reading import Reading
@@ -141,11 +142,12 @@ def _requests_headline(reading: Reading) -> str:
     if meta.get("duration_s") is not None:
         text += f" in {words.duration(meta['duration_s'])}"
     shares = _shares_in_words(reading)
-    said = [f"{text}: {shares}" if shares else text]
+    said = [f"{text}: {shares}" if shares else text, *_python_share(reading)]
     cached = [request for request in requests if request["cache_state"] in {"cold", "warm"}]
     if cached:
         warm = sum(request["cache_state"] == "warm" for request in cached)
         said.append(f"cache warm {warm:,} of {len(cached):,}")
+    said += _cost(reading)
     if meta.get("model_use"):
         said.append(f"model {words.one_line(str(meta['model_use']))}")
     return f"{'; '.join(said)}."
@@ -178,7 +180,12 @@ def _code_headline(reading: Reading) -> str:
     spans, functions = reading.spans, reading.profile.functions
     said = []
     if spans:
-        said.append(words.counted(len(spans), "span"))
+        calls = sum(span["name"] == "chat" for span in spans)
+        of_model = f", {words.counted(calls, 'model call')}" if calls else ""
+        said.append(f"{words.counted(len(spans), 'span')}{of_model}")
+    shares = _python_share(reading) + _waiting_share(reading)
+    if shares:
+        said.append(", ".join(shares))
     if len(functions):
         top = functions.sort_values("total_s", ascending=False).iloc[0]
         name = words.one_line(str(top["function"]), 80)
@@ -191,9 +198,41 @@ def _code_headline(reading: Reading) -> str:
             f"most time in {name}: {words.duration(spent_s[0])} running and "
             f"{words.duration(spent_s[1])} waiting"
         )
+    said += _cost(reading)
     spent = reading.meta.get("duration_s")
     recorded = "; ".join(said) or "nothing but the time was recorded"
     return f"{recorded}." if spent is None else f"{words.duration(spent)}: {recorded}."
+
+
+def _python_share(reading: Reading) -> list[str]:
+    """Say for how much of the time the user's own Python ran, where that was seen."""
+    spent = reading.meta.get("duration_s")
+    own = own_python_s(reading.profile)
+    if own is None or not spent:
+        return []
+    if own > spent:
+        return [f"your Python {words.duration(own)}, in several threads"]
+    return [f"your Python {words.shares([own / spent])[0]} of the time"]
+
+
+def _waiting_share(reading: Reading) -> list[str]:
+    """Say for how much of the time nothing ran, where that was sampled."""
+    spent, ran = reading.meta.get("duration_s"), running_s(reading.profile)
+    if ran is None or not spent or ran > spent:
+        return []
+    return [f"{words.shares([1 - ran / spent])[0]} waiting"]
+
+
+def _cost(reading: Reading) -> list[str]:
+    """Say what it cost, and of how many calls that is where not all have a known price."""
+    costs = [span["cost_usd"] for span in reading.spans if span["cost_usd"] is not None]
+    if not sum(costs):
+        return []
+    calls = sum(
+        span["output_tokens"] is not None or span["cost_usd"] is not None for span in reading.spans
+    )
+    known = f" for {len(costs):,} of {calls:,} calls" if len(costs) < calls else ""
+    return [f"{words.usd(sum(costs))}{known}"]
 
 
 def _ratio_in_words(mode: Row, local: Row) -> str:

@@ -1,12 +1,16 @@
-"""A profile on half a page: a headline, where the time went, and what went wrong."""
+"""A profile on a page: a headline, pictures, where the time went, and what went wrong."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from claude_pm.views import comparison, fragments, sentences, words
+from claude_pm.views.flame import flame_svg
+from claude_pm.views.memory_svg import memory_svg
 from claude_pm.views.reading import Reading
 from claude_pm.views.text_table import text_table
+from claude_pm.views.timeline_svg import timeline_svg
+from claude_pm.views.timeline_text import timeline_text
 
 if TYPE_CHECKING:
     from claude_pm.profiles import Profile
@@ -20,15 +24,30 @@ def headline(profile: Profile) -> str:
     return sentences.headline(Reading(profile))
 
 
+def summary_bundle(profile: Profile) -> dict[str, str]:
+    """Return the summary in both forms, reading the profile once (IPython's display protocol)."""
+    reading = Reading(profile)
+    return {"text/plain": _text(reading), "text/html": _html(reading)}
+
+
 def summary_text(profile: Profile) -> str:
     """Return the summary as plain text, for a terminal."""
-    reading = Reading(profile)
+    return _text(Reading(profile))
+
+
+def summary_html(profile: Profile) -> str:
+    """Return the summary as one ``<div class="claude-pm">``, with its style and without scripts."""
+    return _html(Reading(profile))
+
+
+def _text(reading: Reading) -> str:
     modes = fragments.modes(reading)
     verdicts = comparison.verdicts(reading)
     functions = fragments.functions(reading, TEXT_FUNCTIONS)
     places = fragments.places(reading, TEXT_FUNCTIONS)
     parts = [
         "\n".join([sentences.headline(reading), *sentences.notes(reading)]),
+        timeline_text(reading),
         text_table(fragments.phases(reading)),
         text_table(fragments.other_spans(reading)),
     ]
@@ -53,16 +72,18 @@ def summary_text(profile: Profile) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def summary_html(profile: Profile) -> str:
-    """Return the summary as one ``<div class="claude-pm">``, with its style and without scripts."""
+def _html(reading: Reading) -> str:
     from claude_pm.views.html import render
 
-    reading = Reading(profile)
+    places = fragments.places(reading, HTML_FUNCTIONS)
     return render(
         "summary.html.j2",
         headline=sentences.headline(reading),
         notes=sentences.notes(reading),
         bar=fragments.phase_bar(reading),
+        timeline=timeline_svg(reading),
+        memory=memory_svg(reading),
+        flame=flame_svg(reading),
         phases=fragments.phases(reading),
         other_spans=fragments.other_spans(reading),
         modes=fragments.modes(reading) if reading.experiment is None else None,
@@ -71,7 +92,7 @@ def summary_html(profile: Profile) -> str:
         mode_sentences=sentences.mode_sentences(reading),
         functions=fragments.functions(reading, HTML_FUNCTIONS),
         awaited=words.AWAITED_SENTENCE,
-        places=fragments.places(reading, HTML_FUNCTIONS),
+        places=places,
         sampling=sentences.sampling(reading),
         allocations=fragments.allocations(reading, HTML_FUNCTIONS),
         traced=sentences.allocations(reading),
@@ -79,4 +100,6 @@ def summary_html(profile: Profile) -> str:
         scalene=words.LINES_SENTENCE,
         peak_memory=sentences.peak_memory(reading),
         errors=sentences.errors(reading),
+        # Where no request says it, the code does: what tells most stands open.
+        is_code=not reading.requests,
     )

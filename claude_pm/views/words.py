@@ -39,8 +39,14 @@ _SIZES = ((1e6, "MB"), (1e3, "kB"), (0, "B"))
 _SIGNIFICANT = 3
 
 # Control characters but newline and tab; overrides and isolates of writing direction, with which
-# a text can be made to read as another; and halves of surrogate pairs, which no file can hold.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# a text can be made to read as another; what is never seen, so that two names can look like one,
+# or a text can hold another (not the joiners, which emoji and many scripts are written with); and
+# halves of surrogate pairs and characters that are none, which no file or drawing can hold.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069"
+    "\u180e\u200b\u2060-\u2064\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"
+    "\ud800-\udfff\ufffe\uffff]"
+)
 
 
 def clean(text: str) -> str:

@@ -173,6 +173,23 @@ class TestReport:
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == str(tmp_path / "out.html")
         assert "tiny" in (tmp_path / "out.html").read_text(encoding="utf-8")
+        assert claude_pm.load(tmp_path / "out.html").id == profile.id
+
+    def test_without_content(self, tmp_path: Path) -> None:
+        """Prompts and answers are left out, of the tables in the file too; numbers stay."""
+        with (
+            claude_pm.profile("tiny", cpu=None, memory=None) as profile,
+            claude_pm.span("orchestrate", request="my question", tokens=7),
+        ):
+            pass
+        for options, shown in ((), True), (("--without-content",), False):
+            done = run("report", str(profile.save()), "-o", str(tmp_path / "out.html"), *options)
+            assert done.returncode == 0, done.stderr
+            html = (tmp_path / "out.html").read_text(encoding="utf-8")
+            loaded = claude_pm.load(tmp_path / "out.html")
+            assert ("my question" in html) is shown
+            assert ("my question" in loaded.spans["attributes"][0]) is shown
+            assert len(loaded.spans) == 1
 
     def test_profiles_are_listed_and_shown(self) -> None:
         """A saved profile is in the list, and shown by its id."""

@@ -18,13 +18,14 @@ from claude_pm.views.charts import (
     plot_memory,
     plot_modes,
     plot_timeline,
+    plot_tokens,
 )
 from claude_pm.views.timeline import MAX_BARS
 from tests.profile_builder import ProfileBuilder
 from tests.views.profiles import HOSTILE, empty, hostile, two_modes
 
 Plot = Callable[..., Axes]
-PLOTS: list[Plot] = [plot_modes, plot_cache, plot_hit_rate, plot_timeline, plot_memory]
+PLOTS: list[Plot] = [plot_modes, plot_cache, plot_hit_rate, plot_timeline, plot_memory, plot_tokens]
 
 
 def dots(ax: Axes) -> list[float]:
@@ -263,6 +264,83 @@ class TestPlotTimeline:
             builder.span("chat", float(number), 0.5, parent=request, pid=5000 + number)
         ax = plot_timeline(builder.build())
         assert [label.get_text() for label in ax.get_yticklabels()] == ["qa · 40 processes"]
+
+
+class TestPlotTokens:
+    def rows(self, ax: Axes) -> dict[str, list[float]]:
+        """Return the widths of each agent's boxes, in the order drawn."""
+        names = [label.get_text() for label in ax.get_yticklabels()]
+        return {
+            name: [box.get_width() for box in ax.patches if round(box.get_y() + 0.31) == row]  # type: ignore[attr-defined]
+            for row, name in enumerate(names)
+        }  # fmt: skip
+
+    def test_stacks_the_tokens_of_each_agent(self) -> None:
+        """Input from the cache, other input, output; the agent with most of them on top."""
+        builder = ProfileBuilder(model_use="live")
+        for start, agent, read, cost in ((0.0, "ops", 0, None), (1.0, "qa", 80, 0.5),
+                                         (2.0, "qa", 100, 0.25)):  # fmt: skip
+            builder.answered(
+                agent, "local", start, 1.0, ttft_s=0.5, input_tokens=100, cache_read_tokens=read,
+                output_tokens=7, cost_usd=cost,
+            )  # fmt: skip
+        ax = plot_tokens(builder.build())
+        assert self.rows(ax) == {"qa\n2 calls": [180, 20, 14], "ops\n1 call": [0, 100, 7]}
+        assert ax.get_title(loc="left") == (r"300 tokens in (60 % from the cache), 21 out; \$0.750")
+        assert ax.get_xlabel() == "tokens"
+        # The price of ops is not known, which is not 0.
+        assert [text for text in texts(ax) if text.startswith("\\$")] == [r"\$0.750"]
+
+    def test_failed_attempts_and_calls_outside_requests_count(self) -> None:
+        """Tokens are paid for whatever became of them; an agent around a call is its own."""
+        builder = ProfileBuilder()
+        run = builder.span("agent run", 0.0, 2.0, agent="theirs")
+        builder.span("chat", 0.0, 1.0, parent=run, input_tokens=50, output_tokens=5)
+        builder.span("chat", 1.0, 1.0, parent=run, input_tokens=40, status="error")
+        ax = plot_tokens(builder.build())
+        # Nobody said what of the input came from the cache.
+        assert self.rows(ax) == {"theirs\n2 calls": [90, 5]}
+        legend = ax.get_legend()
+        assert legend is not None
+        assert [text.get_text() for text in legend.get_texts()] == [
+            "input, cache not known", "output",
+        ]  # fmt: skip
+        assert ax.get_title(loc="left") == "90 tokens in, 5 out"
+
+    def test_very_many_agents(self) -> None:
+        """The last row adds up the rest."""
+        builder = ProfileBuilder()
+        for number in range(50):
+            builder.answered(
+                f"agent {number}", "local", 0.0, 1.0, ttft_s=0.5, input_tokens=1000 - number
+            )
+        ax = plot_tokens(builder.build())
+        rows = self.rows(ax)
+        assert len(rows) == 20
+        assert rows["31 more agents\n31 calls"] == [sum(1000 - n for n in range(19, 50))]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("queue", "start_worker", "start_model", "build_context", "restore_prefix"),
+        ("queue", "build_context"),
+    ],
+)
+def test_a_legend_leaves_the_chart_its_width(names: tuple[str, ...]) -> None:
+    """Long names and many phases do not squeeze the axes."""
+    builder = ProfileBuilder()
+    request = builder.request("documentation, and many more", "local", 0.0, 9.0)
+    for number, name in enumerate(names):
+        builder.span(name, float(number), 1.0, parent=request)
+    builder.span("chat", 5.0, 3.0, parent=request, ttft_s=1.0)
+    builder.span("mine", 0.0, 1.0)
+    ax = plot_timeline(builder.build())
+    ax.figure.draw_without_rendering()  # type: ignore[union-attr]
+    legend = ax.get_legend()
+    assert legend is not None
+    assert legend.get_window_extent().x1 <= ax.figure.bbox.width
+    assert ax.get_window_extent().x1 > 0.95 * ax.figure.bbox.width
 
 
 class TestPlotMemory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import matplotlib as mpl
@@ -97,9 +98,18 @@ class TestHtml:
             summary_html(found.profile),
             report_html(found.profile),
         ):
-            assert "<script>" not in html
-            assert "&lt;script&gt;" in html
+            assert "<script>alert" not in html
+            assert "&lt;script&gt;alert" in html
         assert "default-src 'none'" in path.read_text()
+        assert path.read_text().count("<script") == 1
+
+    def test_report_can_be_sorted(self, tmp_path: Path) -> None:
+        """Every number of the table says what it is sorted by, in seconds or bytes or tokens."""
+        html = three().compare().to_html(tmp_path / "comparison.html").read_text()
+        assert '<table class="sortable">' in html
+        assert re.search(r'data-value="1\.0[0-9.]*">1\.00 s</td>', html)
+        assert re.search(r'data-value="8">8</td>', html)
+        assert "script-src 'sha256-" in html
 
     def test_summary_and_report(self) -> None:
         """An experiment shows its conditions and verdicts, in place of modes."""

@@ -7,6 +7,7 @@ import pytest
 from claude_pm.views import sentences
 from claude_pm.views.reading import Reading
 from tests.profile_builder import ProfileBuilder
+from tests.views.drawings import sampled
 from tests.views.profiles import empty, two_modes
 
 
@@ -54,8 +55,70 @@ class TestHeadline:
             builder.span("step", number * 0.1, 0.1)
         builder.function("slow", 0.05, cumulative_s=0.3)
         builder.function("f", 0.12)
+        # The user's functions ran for 0.17 of 0.31 s.
         assert sentences.headline(Reading(builder.build())) == (
-            "0.31 s: 3 spans; top function f 0.12 s of own time."
+            "0.31 s: 3 spans; your Python 55 % of the time; top function f 0.12 s of own time."
+        )
+
+    def test_sampled_code(self) -> None:
+        """How long the user's Python ran, and how long nothing did, are shares of the whole."""
+        library = "loop (/usr/lib/python3.11/asyncio/base_events.py:1)"
+        profile = sampled(
+            [
+                {"stack": "main (app.py:1);parse (app.py:5)", "weight_s": 3.0},
+                {"stack": library, "weight_s": 1.0},
+                {"stack": "main (app.py:1)", "state": "waiting", "weight_s": 6.0},
+            ],
+            duration_s=10.0,
+        )
+        assert sentences.headline(Reading(profile)) == (
+            "10.0 s: your Python 30 % of the time, 60 % waiting; "
+            "most time in main: 0 s running and 6.00 s waiting."
+        )
+
+    def test_threads_at_the_same_time_are_no_share(self) -> None:
+        """More running than there was time is said in seconds, and nothing of waiting."""
+        profile = sampled([{"stack": "main (app.py:1)", "weight_s": 25.0}], duration_s=10.0)
+        assert sentences.headline(Reading(profile)).startswith(
+            "10.0 s: your Python 25.0 s, in several threads; most time in main: "
+        )
+
+    def test_says_the_users_share_beside_the_phases(self) -> None:
+        """Phases are of the requests' time, the user's Python of the whole."""
+        builder = ProfileBuilder(duration_s=4.0)
+        builder.answered("qa", "local", 0.0, 2.0, ttft_s=1.0)
+        builder.function("prepare", 0.1)
+        assert sentences.headline(Reading(builder.build())) == (
+            "Answered 1 request in 4.00 s: 50 % decode, 50 % prefill; "
+            "your Python 2 % of the time; model not called."
+        )
+
+    @pytest.mark.parametrize(
+        ("costs", "said"),
+        [
+            ((0.0015, 0.0006), "; $0.00210; model"),
+            ((0.0015, None), "; $0.00150 for 1 of 2 calls; model"),
+            ((None, None), "prefill; model"),
+        ],
+    )
+    def test_says_the_cost_where_it_is_known(
+        self, costs: tuple[float | None, ...], said: str
+    ) -> None:
+        """A sum over some of the calls says so; no known price is no cost of 0."""
+        builder = ProfileBuilder()
+        for number, cost in enumerate(costs):
+            builder.answered(
+                "qa", "local", float(number), 1.0, ttft_s=0.5, output_tokens=5, cost_usd=cost
+            )
+        assert said in sentences.headline(Reading(builder.build()))
+
+    def test_model_calls_outside_requests(self) -> None:
+        """What other frameworks ask of a model is counted, and has its price."""
+        builder = ProfileBuilder(duration_s=2.0)
+        builder.span("agent run", 0.0, 2.0)
+        builder.span("chat", 0.0, 1.0, ttft_s=0.5, output_tokens=5, cost_usd=0.25)
+        assert sentences.headline(Reading(builder.build())) == (
+            "2.00 s: 2 spans, 1 model call; $0.250."
         )
 
     def test_claims_nothing_that_is_unknown(self) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from claude_pm.views.summary import headline, summary_html, summary_text
+from claude_pm.views.summary import headline, summary_bundle, summary_html, summary_text
 from tests.profile_builder import ProfileBuilder
+from tests.views.drawings import dangling_ids, sampled
 from tests.views.markup import parse
 from tests.views.profiles import HOSTILE, empty, hostile, two_modes
 
@@ -33,6 +34,13 @@ class TestSummaryText:
         assert AWAITED in text
         assert "123 MB (kernel)" in text
         assert "ops (LOCAL), timeout: OrchestrationTimeoutError: too long" in text
+
+    def test_has_a_timeline(self) -> None:
+        """A terminal sees who did what when, below the headline."""
+        builder = two_modes()
+        text = summary_text(builder.build())
+        assert re.search(r"^qa · pid 4100   ░+█", text, re.MULTILINE)
+        assert text.index("█ working") < text.index("\nphase ")
 
     def test_one_mode_needs_no_comparison(self) -> None:
         """The table of modes is for more than one mode."""
@@ -99,14 +107,50 @@ class TestSummaryHtml:
         assert widths == [40.909, 53.030, 6.061]
 
     def test_functions_are_folded_away_beside_what_they_do_not_count(self) -> None:
-        """The functions are in a closed details element, with the sentence on awaited time."""
+        """They are in a details element, with the sentence on awaited time; open where no
+        request says where the time went."""
         builder = ProfileBuilder()
         assert "<details" not in summary_html(builder.build())
         builder.function("f", 1.0)
         html = summary_html(builder.build())
-        details = html[html.index("<details>") : html.index("</details>")]
+        details = html[html.index("<details open>") : html.index("</details>")]
         assert AWAITED in details
         assert "<td>f</td>" in details
+        builder.answered("qa", "local", 0.0, 1.0, ttft_s=0.5)
+        html = summary_html(builder.build())
+        assert "<details open>" not in html
+        assert html.count("<details>") == 2
+
+    def test_shows_the_pictures(self) -> None:
+        """The timeline, memory over the same axis, and the flame graph, folded where requests
+        say enough."""
+        builder = two_modes()
+        builder.memory(0.0, 123_000_000)
+        html = summary_html(builder.build())
+        places = [html.index(f'<svg class="claude-pm-{name}"') for name in (
+            "timeline", "memory", "flame")]  # fmt: skip
+        assert places == sorted(places)
+        assert html.index("<details>") < places[2]
+        assert "Flame graph of time in spans, by agent" in html
+        code = summary_html(sampled([{"stack": "main (app.py:1)"}]))
+        assert "Flame graph of sampled wall time, by agent" in code
+        assert code.index("<details open>") < code.index('<svg class="claude-pm-flame"')
+        assert "claude-pm-timeline" not in code
+
+    def test_ids_are_its_own(self) -> None:
+        """No id stands twice, and every reference within the drawings is met."""
+        builder = two_modes()
+        builder.memory(0.0, 123_000_000)
+        html = summary_html(builder.build())
+        ids = parse(html).values("id")
+        assert len(ids) == len(set(ids))
+        assert not dangling_ids(html)
+
+    def test_can_be_used_by_keyboard(self) -> None:
+        """What folds is a native element, and where the focus is can be seen."""
+        html = summary_html(hostile().build())
+        assert html.count("<summary>") == html.count("<details")
+        assert "summary:focus-visible { outline:" in html
 
     def test_hostile_text_stays_text(self) -> None:
         """Names, errors and functions are shown as they are, and none becomes markup."""
@@ -126,3 +170,12 @@ class TestSummaryHtml:
     def test_empty_profile_is_one_sentence(self) -> None:
         """Where nothing was recorded, nothing else is said."""
         assert parse(summary_html(empty())).text.strip() == headline(empty())
+
+
+def test_both_forms_of_a_display() -> None:
+    """A notebook shows the one, a terminal the other; each is as if made by itself."""
+    profile = two_modes().build()
+    assert summary_bundle(profile) == {
+        "text/plain": summary_text(profile),
+        "text/html": summary_html(profile),
+    }

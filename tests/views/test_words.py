@@ -11,16 +11,16 @@ class TestClean:
     @pytest.mark.parametrize(
         "character",
         ["\x00", "\x07", "\x1b", "\r", "\x7f", "\x85", "\x9b", "\u202a", "\u202e", "\u2066",
-         "\u2069", "\ud800"],
+         "\u2069", "\ud800", "\u200b", "\u2060", "\ufeff", "\U000e0041", "\uffff"],
         ids=ascii,
     )  # fmt: skip
     def test_replaces_what_could_disguise_a_text(self, character: str) -> None:
-        """Control characters and overrides of direction are shown as U+FFFD."""
+        """Control characters, overrides of direction and the unseen are shown as U+FFFD."""
         assert words.clean(f"a{character}b") == "a\ufffdb"
 
     def test_keeps_everything_else(self) -> None:
         """Newlines, tabs, markup and other scripts are text like any other."""
-        text = "a\n\tb <i> é 日本 \u05d0\u200f \U0001f600"
+        text = "a\n\tb <i> é 日本 \u05d0\u200f \U0001f600 \U0001f468\u200d\U0001f467"
         assert words.clean(text) == text
 
 
