@@ -160,3 +160,18 @@ def test_regressions(tmp_path: Path) -> None:
     assert "parse (new) is slower than parse (base)" in text
     assert "exit code 1" in text
     assert "| metric | baseline | compared | ratio |" in text
+
+
+@pytest.mark.slow
+def test_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """06 writes a report with and one without content, reads it again, and reports a notebook."""
+    monkeypatch.setenv("CLAUDE_PM_PROFILES_DIR", str(tmp_path / "profiles"))
+    text = shown(run("06_share.ipynb", tmp_path))
+    assert "[secret: password in a URL]" in text
+    assert "correct-horse" not in text
+    question = "what should a new reader look at first"
+    assert question in (tmp_path / "answer.html").read_text(encoding="utf-8")
+    assert question not in (tmp_path / "numbers.html").read_text(encoding="utf-8")
+    night = claude_pm.load(tmp_path / "nightly.html").spans
+    assert night["name"].str.startswith("In[").sum() == 4
+    assert night.loc[night["name"] == "orchestrate", "agent"].tolist() == ["qa"]

@@ -33,6 +33,7 @@ AGENT = "gen_ai.agent.name"
 REQUEST_MODEL = "gen_ai.request.model"
 RESPONSE_MODEL = "gen_ai.response.model"
 ERROR_TYPE = "error.type"
+RESPONSE_ID = "gen_ai.response.id"
 COST = "operation.cost"
 """No name of the conventions: pydantic-ai and logfire give the price in US dollars under it."""
 

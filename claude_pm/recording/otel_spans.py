@@ -20,6 +20,7 @@ from claude_pm.profiles.otel import (
     ERROR_TYPE,
     MODEL_OPERATIONS,
     OPERATION,
+    RESPONSE_ID,
     USAGE_NAMES,
     from_genai,
     price_usd,
@@ -37,6 +38,8 @@ logger = logging.getLogger("claude_pm.recording")
 
 TEXT_LIMIT = 4096
 """Longer texts among the attributes (whole conversations stand there) are cut, and say so."""
+SCOPE = "otel.scope.name"
+"""The library that made a span."""
 # A start or end that was given by hand, and not read when the processor was called.
 _GIVEN_NS = 1_000_000
 
@@ -109,11 +112,14 @@ class OtelSpans:
         """
         del rename_file
         ended, self._ended = self._ended, []
+        answers = _by_answer(ended)
         for seen in ended:
             called = seen.attributes.get(OPERATION) in MODEL_OPERATIONS
             use = "live" if called else "not called"
             try:
-                self._recorder.merge({"spans": [_row(seen)], "tables": {}, "model_use": use})
+                self._recorder.merge(
+                    {"spans": [_row(seen, answers)], "tables": {}, "model_use": use}
+                )
             except TypeError:  # a time of another age, which no column holds
                 logger.debug("The OpenTelemetry span %r was not recorded.", seen.name)
         self._seen.clear()
@@ -244,7 +250,7 @@ def _finish(seen: _Seen, span: Any, now_ns: int) -> None:
     seen.begun_in = None
     scope = getattr(span, "instrumentation_scope", None)
     if scope is not None:
-        seen.attributes.setdefault("otel.scope.name", scope.name)
+        seen.attributes.setdefault(SCOPE, scope.name)
 
 
 def _outcome(
@@ -269,9 +275,9 @@ def _outcome(
     return status_of(error_type), _cut(message or error_type or "error")
 
 
-def _row(seen: _Seen) -> dict[str, Any]:
+def _row(seen: _Seen, answers: Mapping[str, Sequence[_Seen]]) -> dict[str, Any]:
     """Return the row of ``spans``."""
-    around = _chat_around(seen)
+    around = _chat_around(seen) or _same_chat(seen, answers)
     counts = around is None or not any(name in around for name in USAGE_NAMES.values())
     name, columns, rest = from_genai(
         seen.name, seen.attributes, inner=around is not None, counts=counts
@@ -313,6 +319,32 @@ def _chat_around(seen: _Seen) -> Mapping[str, Any] | None:
                 found = at.attributes
             at = at.parent
     return found
+
+
+def _by_answer(ended: Sequence[_Seen]) -> dict[str, list[_Seen]]:
+    """Return the calls of a model by the id of the answer that they report."""
+    found: dict[str, list[_Seen]] = {}
+    for seen in ended:
+        answer = _text(seen.attributes.get(RESPONSE_ID))
+        if answer and seen.attributes.get(OPERATION) in MODEL_OPERATIONS:
+            found.setdefault(answer, []).append(seen)
+    return found
+
+
+def _same_chat(seen: _Seen, answers: Mapping[str, Sequence[_Seen]]) -> Mapping[str, Any] | None:
+    """Return what another library says of the same answer, if its span has this one's time in it.
+
+    LangChain's spans are not open for what it calls: the client's span is no child of its own.
+    """
+    for other in answers.get(_text(seen.attributes.get(RESPONSE_ID)) or "", ()):
+        if (
+            other.trace_id == seen.trace_id
+            and other.start_ns <= seen.start_ns
+            and other.end_ns >= seen.end_ns
+            and other.attributes.get(SCOPE) != seen.attributes.get(SCOPE)
+        ):
+            return other.attributes
+    return None
 
 
 def _agent(seen: _Seen) -> str | None:

@@ -68,6 +68,8 @@ class Recorder:
         self.theirs: Callable[[Span | None], Theirs | None] | None = None
         """Returns the span of somebody else that is open here, if it is nearer than ours; None
         where nobody else makes spans."""
+        self.outer: Recorder | None = None
+        """That of the profile within which this one was begun."""
         self.open_spans: dict[int, Span] = {}
         """Spans that have begun, by number, so that they show even if they never end."""
         remote_span, remote_trace = _parse_traceparent(traceparent)

@@ -15,6 +15,7 @@ import time
 from asyncio import _get_running_loop, current_task
 from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar, Token
+from itertools import pairwise
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
@@ -395,9 +396,15 @@ _active: list[Recorder] = []
 def activate(recorder: Recorder) -> tuple[Recorder, Span | None] | None:
     """Send spans opened from here on to ``recorder``; return the position before, to restore."""
     before = _position.get()
+    recorder.outer = None if before is None else before[0]
     _position.set((recorder, None))
     _active.append(recorder)
     return before
+
+
+def record_here(recorder: Recorder) -> None:
+    """Send spans opened in this context to ``recorder``: a notebook runs each cell in its own."""
+    _position.set((recorder, None))
 
 
 def deactivate(recorder: Recorder, before: tuple[Recorder, Span | None] | None) -> None:
@@ -411,10 +418,13 @@ def deactivate(recorder: Recorder, before: tuple[Recorder, Span | None] | None) 
 
 def _recorder_of_thread() -> Recorder | None:
     # A thread that was not started with a copy of its maker's context has no position of its
-    # own. While exactly one profile is being recorded, by another thread, it belongs to that.
-    if len(_active) == 1 and _active[0].thread_id != threading.get_ident():
-        return _active[0]
-    return None
+    # own. While exactly one profile is being recorded, by another thread, it belongs to that; of
+    # profiles within one another, to the innermost, which hands it on.
+    active = list(_active)
+    if not active or active[-1].thread_id == threading.get_ident():
+        return None
+    is_nested = all(inner.outer is outer for outer, inner in pairwise(active))
+    return active[-1] if is_nested else None
 
 
 def _status_of(error_type: type[BaseException]) -> str:

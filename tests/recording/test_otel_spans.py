@@ -201,6 +201,25 @@ def test_one_call_is_counted_once() -> None:
     assert inner["gen_ai.usage.input_tokens"] == 1000
 
 
+def test_one_call_told_of_side_by_side_is_counted_once() -> None:
+    """LangChain's span of a call is not open for its client: the same answer, no child."""
+    answer = CHAT | {"gen_ai.response.id": "msg_1"}
+    with profile(cpu=None, memory=None) as recorded:
+        langchain, client = trace.get_tracer("langchain"), trace.get_tracer("anthropic")
+        with langchain.start_as_current_span("invoke_agent"):
+            call = langchain.start_span("ChatAnthropic.chat", attributes=answer)
+            with client.start_as_current_span("anthropic.messages.create", attributes=answer):
+                pass
+            call.end()
+            # One after the other they are two calls, whatever a server calls its answers.
+            for _ in range(2):
+                with client.start_as_current_span("again", attributes=answer):
+                    pass
+    assert recorded.spans["input_tokens"].sum() == 3000
+    assert recorded.spans["name"].tolist().count("chat") == 3
+    assert "anthropic.messages.create" in recorded.spans["name"].tolist()
+
+
 def test_sums_of_an_agent_are_not_counted_again() -> None:
     """What an agent's run adds up stays an attribute: the column's sum is what was used."""
     with profile(cpu=None, memory=None) as recorded:

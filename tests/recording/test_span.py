@@ -450,6 +450,36 @@ class TestThreads:
         assert str(root["thread"]).startswith("worker")
         assert child["thread"] == root["thread"]
 
+    def test_plain_thread_within_two_profiles(self) -> None:
+        """Its spans belong to the inner profile, and with that to the outer one."""
+
+        def work() -> None:
+            with span("in thread"):
+                pass
+
+        with spans_only() as outer, span("parent"), spans_only() as inner:
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+        assert row(inner, "in thread")["status"] == "ok"
+        assert row(outer, "in thread")["status"] == "ok"
+
+    def test_plain_thread_beside_two_profiles(self) -> None:
+        """Where neither profile is a part of the other, nobody can tell whose it is."""
+        first, second = ProfileSession("first", cpu=None), ProfileSession("second", cpu=None)
+        contextvars.copy_context().run(first.start)
+        contextvars.copy_context().run(second.start)
+
+        def work() -> None:
+            with span("in thread"):
+                pass
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert first.stop().spans.empty
+        assert second.stop().spans.empty
+
     def test_many_threads(self) -> None:
         """Spans of many threads at once are all recorded, each under its own parent."""
         start = threading.Barrier(8)
