@@ -59,7 +59,7 @@ bench: $(STAMP) ## run the benchmarks; read the ratios
 	@$(BIN)/python -m benchmarks
 
 docs: $(STAMP) ## build the documentation into site/
-	@$(BIN)/python -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 lock: $(STAMP) ## pin the newest versions anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
