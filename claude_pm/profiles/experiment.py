@@ -10,6 +10,7 @@ from claude_pm.profiles.profile import Profile
 
 if TYPE_CHECKING:
     import pandas as pd
+    from ipywidgets import VBox
     from matplotlib.axes import Axes
 
     from claude_pm.analysis.compare import Comparison
@@ -95,6 +96,10 @@ class Experiment:
         from claude_pm.views.charts import plot_conditions
 
         return plot_conditions(self, metric, ax=ax)
+
+    def explore(self, other: Profile | Experiment | None = None) -> VBox:
+        """Return a widget to look into the spans, as :meth:`Profile.explore` does."""
+        return self.profile.explore(other)
 
     def save(self, dir: str | Path | None = None) -> Path:
         """Store its profile as ``<dir>/<id>/`` and return that folder."""

@@ -11,10 +11,12 @@ from claude_pm.profiles import schema
 
 if TYPE_CHECKING:
     import pandas as pd
+    from ipywidgets import VBox
     from matplotlib.axes import Axes
 
     from claude_pm.analysis.critical_path import CriticalPath
     from claude_pm.analysis.what_if import WhatIf
+    from claude_pm.profiles.experiment import Experiment
 
 TableSource = Callable[[], "pd.DataFrame"]
 """Makes a table's DataFrame when somebody asks for it."""
@@ -235,6 +237,19 @@ class Profile:
         from claude_pm.views.charts import plot_timeline
 
         return plot_timeline(self)
+
+    def explore(self, other: Profile | Experiment | None = None) -> VBox:
+        """Return a widget to filter the spans and look into each, beside another's if given.
+
+        A cell that is run again shows what was chosen before; it is kept by the profiles' names.
+
+        Raises:
+            ProfileError: the code is still running.
+            ComparisonError: ``other`` is no profile.
+        """
+        from claude_pm.views.explorer import explore
+
+        return explore(self, other)
 
     def _still_recording(self, wanted: str) -> str:
         return (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +11,8 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from ipywidgets import HTML
+from playwright.sync_api import Browser
 
 import claude_pm
 from claude_pm.analysis.compare import Comparison
@@ -21,17 +21,19 @@ from claude_pm.views import charts, words
 from claude_pm.views.axes import label
 from claude_pm.views.comparison import comparison_markdown
 from claude_pm.views.critical_path import critical_path_html, critical_path_text
+from claude_pm.views.explorer import explore
 from claude_pm.views.flame import flame_svg
 from claude_pm.views.memory_svg import memory_svg
 from claude_pm.views.reading import Reading
 from claude_pm.views.report import report_html
+from claude_pm.views.span_details import details_html
+from claude_pm.views.span_index import SpanIndex
 from claude_pm.views.summary import summary_html, summary_text
 from claude_pm.views.timeline_svg import timeline_svg
+from tests.browser.jupyterlab import chromium
 from tests.profile_builder import ProfileBuilder
 from tests.views.payloads import PAYLOADS, RUN
 
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 HARMLESS = ("plain", "some longer words that are harmless, and " * 40)
 _MODES = 3
 PREFIX = 14
@@ -142,7 +144,20 @@ def in_html(texts: list[str]) -> Shown:
         "flame": str(flame_svg(reading)),
         "memory": str(memory_svg(reading)),
         "critical path": critical_path_html(profile.critical_path()),
+        "explorer": explorer_html(profile, compared(texts)),
     }
+
+
+def explorer_html(profile: Profile, other: Profile) -> str:
+    """Return the HTML of the explorer of two profiles, and the details of each span of the first.
+
+    What its lists hold is text, which has a test of its own.
+    """
+    index, widgets = SpanIndex(profile), [explore(profile, other)]
+    for widget in widgets:
+        widgets += getattr(widget, "children", ())
+    shown = [widget.value for widget in widgets if isinstance(widget, HTML)]
+    return "".join([*shown, *(details_html(index, place) for place in range(len(index)))])
 
 
 class Structure(HTMLParser):
@@ -334,12 +349,8 @@ class TestTogether:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Return Chromium."""
-    if not Path(CHROMIUM).exists():
-        pytest.fail(f"{CHROMIUM} is not there: install Debian's chromium package, or set CHROMIUM.")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+    with chromium() as started:
         yield started
-        started.close()
 
 
 _TOUCH_ALL = """() => {
