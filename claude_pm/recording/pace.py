@@ -27,9 +27,15 @@ class Pace:
         self._cost_ns = 0.0
         self._waited_ns = self._ran_ns = 0
 
-    def note_run(self, now_ns: int, cost_ns: int) -> None:
-        """Take note of a look that held up code that runs, and of its CPU time."""
+    def note_run(self, now_ns: int, cost_ns: int, *, ran_on: bool) -> None:
+        """Take note of a look that held up code that runs, and of its CPU time.
+
+        ``ran_on`` says that the code ran all the time since the look before.
+        """
         self._ran_ns = now_ns
+        if self.runs_on and not ran_on:
+            # A timer of CPU time sees no wait: else it would be taken for a run for ever.
+            self._waited_ns = now_ns - self.usual_ns * _PARTS_OF_RUN
         longer_ns = (now_ns - self._waited_ns) // _PARTS_OF_RUN
         self.interval_ns = max(self._allowed_ns(cost_ns) // 3, min(longer_ns, LONGEST_NS))
         self.runs_on = longer_ns >= LONGEST_NS

@@ -184,13 +184,15 @@ class StackSampler:
             now_ns, cpu_before_ns = time.perf_counter_ns(), time.thread_time_ns()
             self._ticks += 1
             self._missed += max(0, (now_ns - self._last_ns) // self._pace.interval_ns - 1)
+            ran_on = True
             # Only a signal interrupts, and always the same thread.
             if interrupted is not None:
-                ran_ns, self._cpu_ns = cpu_before_ns - self._cpu_ns, cpu_before_ns
+                ran_on = cpu_before_ns - self._cpu_ns > _RAN_ON * (now_ns - self._last_ns)
+                self._cpu_ns = cpu_before_ns
             if (
                 interrupted is not None
+                and ran_on
                 and self._runs_on()
-                and ran_ns > _RAN_ON * (now_ns - self._last_ns)
                 and len(self._notes) < _NOTED - 1
                 and not (self._tasks and self._tasks_are_due(now_ns))
             ):
@@ -211,7 +213,7 @@ class StackSampler:
             if here is not None:
                 here.note_looking(cpu_after_ns)
             if held_up:
-                self._pace.note_run(now_ns, cpu_after_ns - cpu_before_ns)
+                self._pace.note_run(now_ns, cpu_after_ns - cpu_before_ns, ran_on=ran_on)
             else:
                 self._pace.note_wait(now_ns, others_run=self._runs)
             if self._timer is not None:

@@ -156,6 +156,7 @@ class ThreadTime:
         # use some, and would make the wait look like work for good.
         stays = stayed and not moved and (waits_here or share <= _STILL)
         self._decide(runs=share >= _MOSTLY or (share > _IDLE and moved))
+        looking_ns = self._looking_ns
         used_ns = self._without_ours(used_ns, now, stays=stays, waits_here=waits_here)
         ran_ns = max(0, min(used_ns, elapsed_ns))
         self.used_ns = ran_ns
@@ -175,7 +176,10 @@ class ThreadTime:
             self._add(now, RUNNING, ran_ns, used_ns)
             self.running = True
         elif share >= _BUSY:
-            self._charge_run(look, before if self.running else now, now, elapsed_ns, used_ns)
+            # The look before was made in the midst of what was seen then; the machine may have
+            # stood still in it.
+            first_ns = max(look.half_ns, looking_ns)
+            self._charge_run(first_ns, before if self.running else now, now, elapsed_ns, used_ns)
         elif ran_ns <= max(IDLE_NS, int((_STILL if stays else _IDLE) * elapsed_ns)):
             # It may be less than nothing, as the cost of an interruption is an estimate.
             self._add(now, WAITING, elapsed_ns, used_ns)
@@ -218,7 +222,7 @@ class ThreadTime:
         return own_ns
 
     def _charge_run(
-        self, look: Look, before: Sight, now: Sight, wall_ns: int, used_ns: int
+        self, half_ns: int, before: Sight, now: Sight, wall_ns: int, used_ns: int
     ) -> None:
         """Charge time in which it ran: half of the interval to either stack.
 
@@ -227,7 +231,7 @@ class ThreadTime:
         self.running = True
         first_ns = 0
         if before.whom.stack is not now.whom.stack:
-            first_ns = min(wall_ns, look.half_ns)
+            first_ns = min(wall_ns, half_ns)
             if now.whom.stack.runs is False and before.whom.stack.runs is not False:
                 first_ns, self.running = wall_ns, False
         used_first_ns = used_ns * first_ns // wall_ns if wall_ns else 0

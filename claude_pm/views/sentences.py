@@ -198,10 +198,21 @@ def _code_headline(reading: Reading) -> str:
             f"most time in {name}: {words.duration(spent_s[0])} running and "
             f"{words.duration(spent_s[1])} waiting"
         )
-    said += _cost(reading)
+    said += _held(reading) + _cost(reading)
     spent = reading.meta.get("duration_s")
-    recorded = "; ".join(said) or "nothing but the time was recorded"
+    nothing = "nothing but memory" if len(reading.profile.memory) else "nothing but the time"
+    recorded = "; ".join(said) or f"{nothing} was recorded"
     return f"{recorded}." if spent is None else f"{words.duration(spent)}: {recorded}."
+
+
+def _held(reading: Reading) -> list[str]:
+    """Say what memory was found held, or kept by each repeat, where that was recorded."""
+    table = reading.profile.allocations
+    if not len(table):
+        return []
+    verb = "kept" if reading.meta.get("repeats") else "held"
+    lines = words.counted(len(table), "line")
+    return [f"{words.size(int(table['size_bytes'].sum()))} {verb} by {lines}"]
 
 
 def _python_share(reading: Reading) -> list[str]:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from claude_pm.views.reading import Reading
 
-PLOT_X = 16.0
+PLOT_X = 19.0
 """Percent of the width left of a plot, for what its rows are called."""
-PLOT_WIDTH = 83.0
+PLOT_WIDTH = 80.0
 """Percent of the width that is a plot's."""
 UNITS = 1000.0
 """Units across a plot, whatever the time they stand for."""

@@ -12,7 +12,7 @@ def ran(pace: Pace, since_ms: int, until_ms: int, cost_ns: int = 10_000) -> list
     """Return the intervals of a run that is looked at every millisecond."""
     intervals = []
     for now_ms in range(since_ms, until_ms + 1):
-        pace.note_run(now_ms * MS, cost_ns)
+        pace.note_run(now_ms * MS, cost_ns, ran_on=True)
         intervals.append(pace.interval_ns)
     return intervals
 
@@ -39,6 +39,20 @@ def test_runs_on_only_without_waits() -> None:
     pace.note_wait(2_401 * MS, others_run=False)
     assert not pace.runs_on
     assert pace.interval_ns == USUAL
+
+
+def test_a_wait_that_no_look_met_ends_a_run() -> None:
+    """It is seen by the CPU time that is missing; the code has to run on anew."""
+    pace = Pace(USUAL)
+    ran(pace, 0, 400)
+    assert pace.runs_on
+    pace.note_run(401 * MS, 10_000, ran_on=False)
+    assert not pace.runs_on
+    assert pace.interval_ns == USUAL
+    ran(pace, 402, 500)
+    assert not pace.runs_on
+    ran(pace, 501, 540)
+    assert pace.runs_on
 
 
 def test_looks_that_cost_much_are_further_apart() -> None:
