@@ -124,6 +124,8 @@ class ProfileSession:
         self._before = activate(self.recorder)
         try:
             self._instruments = self._make_instruments(self.recorder)
+            # Now: making the first ones of a process imports what they need, and takes its time.
+            self.recorder.begin()
             for instrument in self._instruments:
                 instrument.start()
         except BaseException:

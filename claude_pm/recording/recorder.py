@@ -90,6 +90,10 @@ class Recorder:
         """Whether recording has ended; spans that close later are not recorded."""
         return self.end_ns is not None
 
+    def begin(self) -> None:
+        """Let the recording's time begin now, and not when the recorder was made."""
+        self.origin_ns = time.perf_counter_ns()
+
     def note_model_use(self, use: str) -> None:
         """Remember that a model was used: ``not called``, ``replayed`` or ``live``."""
         self.model_use = max(self.model_use, use, key=_MODEL_USES.index)

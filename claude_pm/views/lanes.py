@@ -48,7 +48,10 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """An agent in a process (or, of many, an agent): its rows are ``top`` and those below."""
+    """An agent in a process (or, of many, an agent): its rows are ``top`` and those below.
+
+    Its process is in its text where there are several.
+    """
 
     text: str
     top: int
@@ -106,6 +109,7 @@ def place(bars: Sequence[Bar]) -> tuple[list[tuple[Bar, int]], list[Lane]]:
         grouped.setdefault(key_of(bar), []).append(bar)
     # The lanes of an agent one below the other, agents in the order of their first bars.
     agents = {agent: n for n, agent in enumerate(dict.fromkeys(bar.agent for bar in ordered))}
+    has_workers = len({bar.pid for bar in ordered}) > 1
     placed: list[tuple[Bar, int]] = []
     lanes: list[Lane] = []
     top = 0
@@ -113,7 +117,7 @@ def place(bars: Sequence[Bar]) -> tuple[list[tuple[Bar, int]], list[Lane]]:
         rows = _rows(members)
         placed += [(bar, top + row) for bar, row in zip(members, rows, strict=True)]
         height = max(rows) + 1
-        lanes.append(Lane(_lane_text(members), top, height))
+        lanes.append(Lane(_lane_text(members, with_pid=has_workers), top, height))
         top += height
     return placed, lanes
 
@@ -148,14 +152,14 @@ def _lane_key(bars: Sequence[Bar]) -> Callable[[Bar], Hashable]:
     return lambda bar: (bar.agent,) if bar.agent in busiest else ()
 
 
-def _lane_text(bars: Sequence[Bar]) -> str:
+def _lane_text(bars: Sequence[Bar], *, with_pid: bool) -> str:
     agents = {bar.agent for bar in bars}
     agent = bars[0].agent
     pids = list(dict.fromkeys(bar.pid for bar in bars if bar.pid is not None))
     who = "no agent" if agent is None else words.one_line(agent, _NAME_LIMIT)
     if len(agents) > 1:
         who = words.counted(len(agents), "more agent", "more agents")
-    if not pids:
+    if not pids or not with_pid:
         return who
     where = f"pid {pids[0]}" if len(pids) == 1 else words.counted(len(pids), "process", "processes")
     return f"{who} · {where}"

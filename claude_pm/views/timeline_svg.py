@@ -25,8 +25,8 @@ MAX_PATH_SPANS = 20_000
 
 _MAX_CELLS = 700
 """Of more bars than these, neighbours that are too narrow to see are drawn as one."""
-_MAX_HOPS = 60
-"""Of more changes from row to row than these, no lines are drawn between the rows."""
+_HOP_UNITS = 16.0
+"""Of changes from row to row that are nearer to each other, no lines between the rows are drawn."""
 _MAX_HEIGHT = 420.0
 _ROW_HEIGHT = 15.0
 _LEAST_ROW_HEIGHT = 3.0
@@ -264,7 +264,7 @@ def _critical_path(
     stretches = list(_on_path(reading, placed))
     if len(stretches) > _MAX_STRETCHES:
         stretches = list(_longest_of_each_column(stretches, scale))
-    along, between = [], []
+    along, between, hops = [], [], []
     reached: tuple[float, float] | None = None
     for row, start_s, end_s in stretches:
         left, right = scale.x(start_s), scale.x(end_s)
@@ -272,10 +272,13 @@ def _critical_path(
         along.append(f"M{svg.number(left)} {svg.number(y)}H{svg.number(right)}")
         if reached is not None and reached[1] != y and left - reached[0] < _LEAST_WIDTH:
             between.append(f"M{svg.number(left)} {svg.number(reached[1])}V{svg.number(y)}")
+            hops.append(left)
         reached = right, y
     if not along:
         return None
-    lines = [_line(along, 2.0), *([_line(between, 1.0)] if len(between) <= _MAX_HOPS else [])]
+    lines = [_line(along, 2.0)]
+    if between and hops[-1] - hops[0] >= _HOP_UNITS * (len(hops) - 1):
+        lines.append(_line(between, 1.0))
     return svg.element("g", *lines, class_="claude-pm-critical", pointer_events="none")
 
 

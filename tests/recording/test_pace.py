@@ -38,7 +38,7 @@ def test_runs_on_only_without_waits() -> None:
     assert pace.runs_on
     pace.note_wait(2_401 * MS, others_run=False)
     assert not pace.runs_on
-    assert pace.interval_ns == USUAL
+    assert pace.interval_ns < USUAL
 
 
 def test_a_wait_that_no_look_met_ends_a_run() -> None:
@@ -73,4 +73,4 @@ def test_a_long_wait_is_looked_at_less_unless_others_run() -> None:
         quiet.note_wait(now_ms * MS, others_run=False)
         busy.note_wait(now_ms * MS, others_run=True)
     assert quiet.interval_ns == LONGEST_NS
-    assert busy.interval_ns == USUAL
+    assert busy.interval_ns < USUAL

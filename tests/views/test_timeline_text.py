@@ -21,9 +21,9 @@ def test_shows_waiting_work_own_spans_and_failures() -> None:
     builder.request("qa", "local", 40.0, 5.0, status="timeout")
     builder.span("load", 50.0, 10.0)
     assert lines(builder) == [
-        "qa · pid 4100        " + "░" * 15 + "█" * 15 + " " * 10 + "x" * 5,
-        "no agent · pid 4100  " + " " * 50 + "▒" * 10,
-        " " * 21 + "0" + "60.0 s".rjust(59),
+        "qa        " + "░" * 15 + "█" * 15 + " " * 10 + "x" * 5,
+        "no agent  " + " " * 50 + "▒" * 10,
+        " " * 10 + "0" + "60.0 s".rjust(59),
         "█ working  ░ waiting  ▒ own span  x failed",
     ]
 
