@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from claude_pm.analysis.compare import Compared, Comparison
+from claude_pm.analysis.compare_samples import CONFIDENCE, Verdict
 from claude_pm.analysis.rows import rows
 from claude_pm.analysis.samples import METRICS
 from claude_pm.profiles.text_file import write_text
@@ -192,14 +193,27 @@ def _sentence(row: Compared) -> str:
         margin = f"{100 * verdict.margin:g} %"
         return f"{compared} and {baseline}: no difference beyond {margin} ({facts})."
     if row.word == "unclear":
-        more = ""
+        more = _doubt(verdict)
         if verdict.more_repeats is not None:
-            more = f" About {words.counted(verdict.more_repeats, 'more sample')} of each would "
+            more += f" About {words.counted(verdict.more_repeats, 'more sample')} of each would "
             more += "likely decide it."
         return f"{compared} and {baseline}: not enough data ({facts}).{more}"
     if row.metric.is_speed:
         return f"{compared} is {row.word} than {baseline}: {facts}."
     return f"{compared} takes {row.word} than {baseline}: {facts}."
+
+
+def _doubt(verdict: Verdict) -> str:
+    """Say why it is undecided where the interval alone looks as if it were not."""
+    low, high, p_value = verdict.ci_low, verdict.ci_high, verdict.p_value
+    if low is None or high is None or p_value is None:
+        return ""
+    if low <= 1.0 <= high or p_value < 1 - CONFIDENCE:
+        return ""
+    return (
+        f" The interval leaves out 1, but p is {p_value:.3f}, corrected for all that is compared "
+        "here: one of so many may look clear by chance."
+    )
 
 
 def _interval(row: Compared) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -41,6 +42,20 @@ class TestText:
         assert same.startswith("same and a: no difference beyond 5 % (duration")
         assert unclear.startswith("noisy and a: not enough data (duration")
         assert "more samples of each would likely decide it." in unclear
+
+    @pytest.mark.parametrize(("p_value", "is_explained"), [(0.08, True), (0.01, False)])
+    def test_undecided_though_the_interval_is_clear(
+        self, p_value: float, is_explained: bool
+    ) -> None:
+        """Then it is said that p was corrected; not where the margin is what leaves it open."""
+        comparison = trial({"a": STEADY, "b": [1.04 * seconds for seconds in STEADY]}).compare()
+        row = comparison.rows[0]
+        verdict = replace(row.verdict, verdict="unclear", ci_low=1.02, ci_high=1.3, p_value=p_value)
+        (said,) = str(
+            replace(comparison, rows=(replace(row, verdict=verdict, word="unclear"),), notes=())
+        ).splitlines()
+        assert "not enough data" in said
+        assert ("The interval leaves out 1, but p is 0.080, corrected" in said) == is_explained
 
     def test_less(self) -> None:
         """Of what has no speed it is said that it takes less or more."""
