@@ -178,10 +178,7 @@ class Side:
         notes = []
         if self._window is not None:
             first, last = map(words.duration, self._window)
-            counts = f" and counts from {first} on" if self._window[0] else ""
-            notes.append(
-                f"The timeline shows {first} to {last}{counts}; what reaches beyond is cut off."
-            )
+            notes.append(f"The timeline shows {first} to {last}; what reaches beyond is cut off.")
         timeline = part_timeline(self.index, places, self._window)
         return page("explorer_part.html.j2", timeline=timeline, notes=notes)
 

@@ -28,7 +28,7 @@ def part_timeline(index: SpanIndex, places: np.ndarray, window: Window | None) -
     """
     if window is None and len(places) == len(index):
         return timeline_svg(index.reading)
-    return timeline_svg(_part(index, places, window))
+    return timeline_svg(_part(index, places, window), start_s=window[0] if window else 0.0)
 
 
 def _part(index: SpanIndex, places: np.ndarray, window: Window | None) -> Reading:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from math import floor, log10
+from math import ceil, floor, log10
 from typing import TYPE_CHECKING, Any
 
 from claude_pm.views import words
@@ -105,19 +105,23 @@ def row_label(text: str, y: float) -> Markup:
     )  # fmt: skip
 
 
-def time_ticks(duration_s: float, height: float, *words_in_plot: str) -> Markup:
+def time_ticks(
+    duration_s: float, height: float, *words_in_plot: str, start_s: float = 0.0
+) -> Markup:
     """Return the time axis below a plot of that height, with lines through it.
+
+    The plot shows ``duration_s`` from ``start_s`` on.
 
     Words that stand at a time within the plot go with the ticks: they are written anew, or not at
     all, when the plot is zoomed.
     """
-    unit_s, unit = words.time_unit(duration_s)
+    unit_s, unit = words.time_unit(start_s + duration_s)
     step = _step(duration_s / unit_s)
     decimals = max(0, -floor(log10(step)))
     marks = []
-    at = 0
-    while at * step * unit_s <= duration_s * (1 + 1e-9):
-        share = at * step * unit_s / duration_s
+    at = ceil(start_s / (step * unit_s) - 1e-9)
+    while at * step * unit_s <= start_s + duration_s * (1 + 1e-9):
+        share = max(0.0, (at * step * unit_s - start_s) / duration_s)
         x = percent_of_plot(share)
         marks.append(element("line", x1=x, x2=x, y1=0, y2=height + 3, stroke="currentColor",
                              stroke_opacity=0.18))  # fmt: skip

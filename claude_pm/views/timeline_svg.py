@@ -53,7 +53,8 @@ class _Cell:
 class _Scale:
     """Where times and rows are drawn."""
 
-    def __init__(self, duration_s: float, lanes: Sequence[Lane]) -> None:
+    def __init__(self, duration_s: float, lanes: Sequence[Lane], start_s: float) -> None:
+        self.start_s = start_s
         self.units_per_s = svg.UNITS / duration_s
         rows = sum(lane.height for lane in lanes)
         self.row_height = min(_ROW_HEIGHT, max(_LEAST_ROW_HEIGHT, _MAX_HEIGHT / rows))
@@ -83,8 +84,10 @@ class _Scale:
         return self._tops[row]
 
 
-def timeline_svg(reading: Reading) -> Markup | None:
+def timeline_svg(reading: Reading, *, start_s: float = 0.0) -> Markup | None:
     """Return the timeline as SVG: a lane an agent and process; None where there are no spans.
+
+    ``start_s`` is what the reading's times count from, where it is a part of a profile.
 
     A request is a bar split by phase. In stripes is what was waited for, hatched and outlined what
     failed, and the line under the bars is the critical path. Neighbours too narrow to be seen are
@@ -95,7 +98,7 @@ def timeline_svg(reading: Reading) -> Markup | None:
         return None
     duration_s = svg.whole_s(reading)
     placed, lanes = place(bars)
-    scale = _Scale(duration_s, lanes)
+    scale = _Scale(duration_s, lanes, start_s)
     cells = _cells(placed, scale)
     ids = {
         name: svg.unique_id(reading.meta, f"timeline-{name}") for name in (*sorted(WAITING), "fail")
@@ -120,7 +123,7 @@ def timeline_svg(reading: Reading) -> Markup | None:
         scale.height + svg.AXIS_HEIGHT + keys_height,
         *_lane_labels(lanes, scale),
         plot,
-        svg.time_ticks(duration_s, scale.height, *_words(cells, scale)),
+        svg.time_ticks(duration_s, scale.height, *_words(cells, scale), start_s=start_s),
         keys,
         duration_s=duration_s,
     )
@@ -176,7 +179,7 @@ def _drawn(cell: _Cell, scale: _Scale, ids: Mapping[str, str]) -> Markup:
                 stroke=svg.ALARM, stroke_width=1.2, vector_effect="non-scaling-stroke",
             )
         )  # fmt: skip
-    return svg.element("g", svg.element("title", _title(cell)), *boxes)
+    return svg.element("g", svg.element("title", _title(cell, scale.start_s)), *boxes)
 
 
 def _phases_across(bar: Bar, scale: _Scale, y: float, ids: Mapping[str, str]) -> Iterator[Markup]:
@@ -233,7 +236,7 @@ def _seconds(bars: Sequence[Bar]) -> dict[str, float]:
     return {phase: seconds[phase] for phase in (*PHASES, OWN) if phase in seconds}
 
 
-def _title(cell: _Cell) -> str:
+def _title(cell: _Cell, zero_s: float) -> str:
     phases = [
         f"{words.PHASES[phase]} {words.duration(spent)}"
         for phase, spent in _seconds(cell.bars).items()
@@ -245,12 +248,12 @@ def _title(cell: _Cell) -> str:
         name = "request" if bar.is_request else words.one_line(bar.text, 60)
         spent = words.duration(bar.end_s - bar.start_s)
         said = f"{agent}{name}, {spent}, {words.one_line(bar.status or 'unfinished')}"
-        return "\n".join([f"{said}, from {words.duration(bar.start_s)} on", *phases])
+        return "\n".join([f"{said}, from {words.duration(zero_s + bar.start_s)} on", *phases])
     statuses = Counter(bar.status or "unfinished" for bar in cell.bars)
     requests = sum(bar.is_request for bar in cell.bars)
     noun = "request" if requests == len(cell.bars) else "bar"
     counts = ", ".join(f"{count:,} {words.one_line(name)}" for name, count in statuses.items())
-    between = f"{words.duration(cell.start_s)} to {words.duration(cell.end_s)}"
+    between = f"{words.duration(zero_s + cell.start_s)} to {words.duration(zero_s + cell.end_s)}"
     said = f"{agent}{words.counted(len(cell.bars), noun)}, {counts}, from {between}"
     return "\n".join([said, *phases])
 

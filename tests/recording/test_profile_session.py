@@ -23,6 +23,7 @@ import claude_pm
 from claude_pm.errors import ProfileError, RecordingError, SettingsError
 from claude_pm.profiles import Profile, schema
 from claude_pm.recording import ProfileSession, current_recorder, profile, span
+from claude_pm.recording.recorder import Recorder
 from claude_pm.recording.span import _active as active_recorders
 
 RECORDED_WITH = {
@@ -43,6 +44,22 @@ def work() -> int:
 
 class TestBlock:
     """A block of code, sync or async."""
+
+    def test_time_begins_with_the_block(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What it takes to get ready to record is no part of the profile."""
+        make = ProfileSession._make_instruments
+        ready_ns = []
+
+        def make_and_note(session: ProfileSession, recorder: Recorder) -> list[Any]:
+            made = make(session, recorder)
+            ready_ns.append(time.perf_counter_ns())
+            return made
+
+        monkeypatch.setattr(ProfileSession, "_make_instruments", make_and_note)
+        session = profile(cpu=None, memory=None)
+        with session:
+            assert session.recorder is not None
+            assert session.recorder.origin_ns >= ready_ns[0]
 
     @each_recording
     def test_sync(self, options: dict[str, Any]) -> None:

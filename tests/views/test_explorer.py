@@ -169,7 +169,10 @@ class TestFilters:
             "8.00 s · chat · qa · SUBPROCESS · at 18.0 s",
             "2.00 s · orchestrate · ops · LOCAL · timeout · at 15.0 s",
         ]
-        assert "The timeline shows 16.0 s to 20.0 s and counts from 16.0 s on" in text(shown)
+        assert "The timeline shows 16.0 s to 20.0 s;" in text(shown)
+        assert ">16.5 s</text>" in timeline(shown)
+        assert ">0.0 s</text>" not in timeline(shown)
+        assert "from 18.0 s on" in timeline(shown)
         assert 'data-duration-s="4"' in timeline(shown)
         # The failed one was cut at the begin, the other begins in the middle.
         assert re.search(r'<rect x="0" y="[^"]+" width="250"', timeline(shown))

@@ -37,6 +37,16 @@ def test_ticks_are_round_numbers_in_a_unit(duration_s: float, first: str, last: 
     assert 3 <= len(said) <= 10
 
 
+def test_ticks_of_a_part_count_from_the_whole() -> None:
+    """Round numbers of the whole's time, where they are in the part."""
+    ticks = tree(svg.time_ticks(0.4, 50.0, start_s=1.25))
+    said = {text.text: text.get("x") for text in ticks.findall("text")}
+    assert list(said) == [f"1.{hundredths} s" for hundredths in range(25, 66, 5)]
+    assert float(str(said["1.30 s"]).rstrip("%")) == pytest.approx(
+        svg.PLOT_X + svg.PLOT_WIDTH / 8, abs=0.01
+    )
+
+
 def test_the_axis_is_never_of_no_length() -> None:
     """A profile that lasted no time is drawn all the same."""
     from claude_pm.views.reading import Reading
