@@ -20,7 +20,6 @@ import ast
 import re
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +33,7 @@ from IPython.display import display
 
 from claude_pm.errors import RecordingError
 from claude_pm.notebook.profile_magic import ProfileOptions, parse_options, split_statement
-from claude_pm.notebook.results import cell_name, keep
+from claude_pm.notebook.results import keep
 from claude_pm.notebook.second_run import second_run
 from claude_pm.recording import ProfileSession
 from claude_pm.recording.lines import LinesResult, SecondRun, not_run
@@ -216,7 +215,6 @@ class CellProfiler(ast.NodeTransformer):
     ) -> Recording:
         # The count is of the next cell already.
         cell = f"In[{self._shell.execution_count - 1}]"
-        rename_file = partial(cell_name, self._shell)
         return Recording(
             # Made when the cell begins: an option that does not go with another is its error.
             lambda: ProfileSession(
@@ -227,9 +225,8 @@ class CellProfiler(ast.NodeTransformer):
                 source=source,
             ),
             options,
-            rename_file,
             at_end,
-            lambda: second_run(self._shell, cell, source, python, rename_file),
+            lambda: second_run(self._shell, cell, source, python),
         )
 
     def _present(self, recording: Recording, *, has_value: bool) -> None:
@@ -250,7 +247,6 @@ class Recording:
         self,
         make_session: Callable[[], ProfileSession],
         options: ProfileOptions,
-        rename_file: Callable[[str], str],
         at_end: Callable[[Recording], None],
         prepare_second_run: Callable[[], SecondRun | LinesResult],
     ) -> None:
@@ -259,7 +255,6 @@ class Recording:
         self.said: str | None = None
         self.session: ProfileSession
         self._make_session = make_session
-        self._rename_file = rename_file
         self._at_end = at_end
         self._prepare_second_run = prepare_second_run
         self._second_run: SecondRun | LinesResult | None = None
@@ -281,9 +276,9 @@ class Recording:
         self.session.end_recording()
         lines = self._lines(error_type)
         if lines is None:
-            self.session.stop(rename_file=self._rename_file)
+            self.session.stop()
         else:
-            self.session.stop(rename_file=self._rename_file, more={"lines": lines.rows})
+            self.session.stop(more={"lines": lines.rows})
             self.said = self.session.profile.meta["lines"] = lines.said
         self._at_end(self)
 

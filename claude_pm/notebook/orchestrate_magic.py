@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
@@ -15,7 +14,7 @@ from IPython.display import DisplayHandle
 
 from claude_pm.errors import RequestError, UnknownAgentError
 from claude_pm.notebook.options import or_none, recording_options, whole_from_one
-from claude_pm.notebook.results import Keeping, cell_name, keep
+from claude_pm.notebook.results import Keeping, keep
 from claude_pm.orchestration import OrchestrationMode, Orchestrator, batch_orchestrate
 from claude_pm.orchestration.batch import Outcome
 from claude_pm.orchestration.modes import parse_mode
@@ -107,7 +106,7 @@ class OrchestrateMagics(Magics):
                 async with _interruptible():
                     await _ask_in_turns(trial, orchestrator, agent, request, names, options)
             finally:
-                experiment = trial.stop(rename_file=partial(cell_name, self._shell))
+                experiment = trial.stop()
                 keep(self._shell, experiment, keeping)
             return experiment
         session = ProfileSession(name, **recording)
@@ -121,7 +120,7 @@ class OrchestrateMagics(Magics):
                         self._shell, orchestrator, agent, request, modes[0], options
                     )
         finally:
-            session.stop(rename_file=partial(cell_name, self._shell))
+            session.stop()
             keep(self._shell, session.profile, keeping)
         return session.profile
 

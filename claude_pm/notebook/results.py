@@ -38,12 +38,6 @@ def last() -> Profile | Experiment:
     return _last
 
 
-def cell_name(shell: InteractiveShell, file: str) -> str:
-    """Return what people know a source file by: a cell's number, as its file changes with edits."""
-    named = shell.compile.format_code_name(file)
-    return file if named is None else str(named[1])
-
-
 def keep(shell: InteractiveShell, result: Profile | Experiment, keeping: Keeping) -> None:
     """Keep a finished result for :func:`last` and under its name, and save it if asked."""
     global _last  # noqa: PLW0603 - the one newest result of this process

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+from claude_pm.recording.cell_names import cell_name
 from claude_pm.recording.lines import LinesResult, SecondRun, not_run, require_packages
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ _MARK = "get_ipython()"
 
 
 def second_run(
-    shell: InteractiveShell, name: str, source: str, python: str, rename_file: Callable[[str], str]
+    shell: InteractiveShell, name: str, source: str, python: str
 ) -> SecondRun | LinesResult:
     """Prepare a cell's second run; or return the empty result of one that cannot be.
 
@@ -25,7 +25,6 @@ def second_run(
         name: what the cell is called, as ``In[3]``.
         source: the cell as it was typed.
         python: what IPython made of it, with the same line numbers.
-        rename_file: gives the files of cells such names, and any other file its own.
 
     Raises:
         RecordingError: scalene or cloudpickle is not installed.
@@ -38,4 +37,4 @@ def second_run(
             f"{name} has syntax of IPython in line {lines[0]}, and the second run, outside of the "
             "notebook, knows Python alone"
         )
-    return SecondRun.of_cell(python, name, shell.user_ns, rename_file)
+    return SecondRun.of_cell(python, name, shell.user_ns, cell_name)

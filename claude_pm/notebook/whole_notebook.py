@@ -6,13 +6,11 @@ Runs in the notebook's kernel, for ``claude-pm report NOTEBOOK.ipynb``. Each cel
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from IPython.core.getipython import get_ipython
 
 from claude_pm.errors import RecordingError
-from claude_pm.notebook.results import cell_name
 from claude_pm.recording import ProfileSession, Span, span
 from claude_pm.recording.span import record_here
 
@@ -57,9 +55,7 @@ class _Recording:
     def end(self, folder: str) -> str:
         self._shell.events.unregister("pre_run_cell", self._pre_run_cell)
         self._shell.events.unregister("post_run_cell", self._post_run_cell)
-        profile = self._session.stop(
-            source="\n\n".join(self._sources), rename_file=partial(cell_name, self._shell)
-        )
+        profile = self._session.stop(source="\n\n".join(self._sources))
         return str(profile.save(folder))
 
     def _pre_run_cell(self, info: ExecutionInfo) -> None:

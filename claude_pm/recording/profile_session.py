@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from claude_pm.errors import RecordingError
 from claude_pm.profiles import schema
 from claude_pm.profiles.profile import Profile, TableSource
+from claude_pm.recording.cell_names import cell_name
 from claude_pm.recording.recorder import Recorder, encodable
 from claude_pm.recording.span import activate, current_recorder, current_span, deactivate
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from claude_pm.recording.allocations import AllocationTracer
-    from claude_pm.recording.instrument import Instrument, RenameFile, Rows
+    from claude_pm.recording.instrument import Instrument, Rows
 
 CpuRecording = Literal["cprofile", "sample"]
 MemoryRecording = Literal["rss", "trace", "memray"]
@@ -151,14 +152,12 @@ class ProfileSession:
         self,
         *,
         source: str | None = None,
-        rename_file: RenameFile = str,
         more: Mapping[str, Rows] | None = None,
     ) -> Profile:
         """End the recording and fill the profile; safe to call twice.
 
         Args:
             source: the text of the recorded cell or command, if it was not given before.
-            rename_file: names files for people, as ``In[3]`` for a notebook's cell.
             more: rows of other tables, recorded elsewhere.
         """
         recorder = self.recorder
@@ -166,7 +165,7 @@ class ProfileSession:
             return self.profile
         self._filled = True
         self.end_recording()
-        rows = self._rows(rename_file)
+        rows = self._rows()
         for name, found in (more or {}).items():
             rows.setdefault(name, []).extend(found)
         for name, merged in recorder.worker_tables.items():
@@ -205,7 +204,7 @@ class ProfileSession:
         if self.recorder is None:
             raise RecordingError("Nothing was recorded: the session was never started.")
         self.end_recording()
-        return self.recorder.dump(self._rows(str), self._overhead())
+        return self.recorder.dump(self._rows(), self._overhead())
 
     def __enter__(self) -> Profile:
         return self.start()
@@ -259,10 +258,10 @@ class ProfileSession:
             made.append(StackSampler(recorder, internals=self._internals))
         return made
 
-    def _rows(self, rename_file: RenameFile) -> dict[str, Rows]:
+    def _rows(self) -> dict[str, Rows]:
         rows: dict[str, Rows] = {}
         for instrument in self._instruments:
-            for name, found in instrument.tables(rename_file).items():
+            for name, found in instrument.tables(cell_name).items():
                 rows.setdefault(name, []).extend(found)
         return rows
 

@@ -46,6 +46,16 @@ class TestCell:
         assert kernel.run("(_, __.name)").text == "(22, 'silent')"
         assert kernel.run("_[0]").text == "22"
 
+    def test_cells_have_their_names_without_the_magic(self, kernel: Kernel) -> None:
+        """``claude_pm.profile()`` in a cell names the notebook's functions by their cells too."""
+        kernel.run("def thrice(x):\n    return 3 * x\nnumber = len(In) - 1")
+        ran = kernel.run(
+            "with claude_pm.profile('block') as block:\n    thrice(2)\n"
+            "t = block.functions\n"
+            "t.loc[t.function == 'thrice', 'file'].iloc[0] == f'In[{number}]'"
+        )
+        assert ran.text == "True", ran.traceback
+
     def test_cell_that_runs_a_cell(self, kernel: Kernel) -> None:
         """A profiled cell may run another one, and keeps its own profile."""
         ran = kernel.run(

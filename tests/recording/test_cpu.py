@@ -21,7 +21,7 @@ import pytest
 
 from claude_pm.errors import RecordingError
 from claude_pm.profiles.profile import Profile
-from claude_pm.recording import ProfileSession, profile, span, traced
+from claude_pm.recording import profile, profile_session, span, traced
 from claude_pm.recording.cpu import CpuProfiler
 from claude_pm.recording.memory import INTERVAL_S
 
@@ -354,13 +354,13 @@ class TestOnlyTheUsersCode:
         assert calls_between(recorded.callers, "branch") == {}
         assert [file for file in recorded.functions["file"] if OURS in file] == []
 
-    def test_files_can_be_renamed(self) -> None:
+    def test_files_have_the_names_of_cells(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A notebook names its cells: in both tables a file shows as people know it."""
-        session = ProfileSession("cell", memory=None)
-        session.start()
-        branch(2)
-        session.stop(rename_file=lambda file: "In[3]" if file == __file__ else file)
-        recorded = session.profile
+        monkeypatch.setattr(
+            profile_session, "cell_name", lambda file: "In[3]" if file == __file__ else file
+        )
+        with profile(memory=None) as recorded:
+            branch(2)
         assert function(recorded.functions, "leaf")["file"] == "In[3]"
         (edge,) = recorded.callers[recorded.callers["callee_function"] == "leaf"].to_dict("records")
         assert (edge["caller_file"], edge["callee_file"]) == ("In[3]", "In[3]")
