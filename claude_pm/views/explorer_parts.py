@@ -13,7 +13,7 @@ def push_button(description: str, tooltip: str) -> Button:
     """Return a button."""
     from ipywidgets import Button, Layout
 
-    return Button(description=description, tooltip=tooltip, layout=Layout(width="6em"))
+    return Button(description=description, tooltip=tooltip, layout=Layout(width="7em"))
 
 
 def row(children: list[Any]) -> Box:
