@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cProfile
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,13 @@ def _clean_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         (folder / weights.name).symlink_to(weights)
         environment.setenv(_KEPT, str(folder))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _can_be_interrupted() -> None:
+    """Heed interrupts, also in child processes: who runs in a shell's background ignores them."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

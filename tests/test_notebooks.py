@@ -131,7 +131,7 @@ def test_where_did_the_time_go(tmp_path: Path) -> None:
     code = run("03_where_did_the_time_go.ipynb", tmp_path)
     assert charts(code) == 1
     text = shown(code)
-    assert "you waited for fetch" in text
+    assert "fetch took" in text
     assert "without fetch it would take" in text
     assert "worker 3" in text
     assert (tmp_path / "where.speedscope.json").stat().st_size > 1000

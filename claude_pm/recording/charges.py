@@ -21,14 +21,23 @@ class Look:
     now_ns: int
     elapsed_ns: int
     usual_ns: int
+    stood_ns: int = 0
+    """How long the look before took."""
+    took_ns: int = 0
+    """How long it took itself, once it is over."""
+
+    def following(self, now_ns: int, usual_ns: int) -> Look:
+        """Return the look that follows this one."""
+        return Look(now_ns, now_ns - self.now_ns, usual_ns, self.took_ns)
 
     @property
     def half_ns(self) -> int:
         """Half of the interval, for what was seen at its beginning.
 
-        What makes an interval longer than usual is what is seen at its end.
+        What makes an interval longer than usual is what is seen at its end; unless it is the look
+        before, in which the machine may have stood still, or the garbage collector run.
         """
-        return min(self.elapsed_ns, self.usual_ns) // 2
+        return self.stood_ns + min(self.elapsed_ns - self.stood_ns, self.usual_ns) // 2
 
 
 class Whom(NamedTuple):

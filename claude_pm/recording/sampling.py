@@ -95,11 +95,13 @@ class StackSampler:
         self._tasks: dict[_Reference, TaskTime] = {}
         self._loops: set[AbstractEventLoop] = set()
         self._switch_s = 0.0
-        self._first_ns = self._last_ns = self._tasks_ns = 0
+        self._first_ns = 0
+        # The last one at any thread, at all of them, and at all tasks.
+        self._last = self._last_at_all = self._last_at_tasks = Look(0, 0, 0)
         self._tasks_cost_ns = 0.0
         self._runs = False
         self._notes: list[_Note] = []
-        self._looked_ns = self._cpu_ns = self._contenders = 0
+        self._cpu_ns = self._contenders = 0
         self._interrupted_ident = threading.main_thread().ident
         self._held_up_ns = self._own_ns = self._ticks = self._missed = self._failed = 0
         self._process_cpu_ns = 0
@@ -121,10 +123,10 @@ class StackSampler:
         self._switch_s = sys.getswitchinterval()
         self._timer = make_timer(self._tick, self._pace.usual_ns)
         self._process_cpu_ns = time.process_time_ns()
-        self._first_ns = self._last_ns = self._tasks_ns = time.perf_counter_ns()
-        self._looked_ns = self._first_ns
+        self._first_ns = time.perf_counter_ns()
+        self._last = self._last_at_all = self._last_at_tasks = Look(self._first_ns, 0, 0)
         with self._looking:
-            self._look(self._last_ns, None)
+            self._look(self._first_ns, None)
         self._timer.start()
 
     def stop(self) -> None:
@@ -161,7 +163,7 @@ class StackSampler:
         the operating system comes on top, and is not measured here. ``process_cpu_s`` is the CPU
         time of the whole process meanwhile, of threads that run no Python too.
         """
-        elapsed_s = (self._last_ns - self._first_ns) / 1e9
+        elapsed_s = (self._last.now_ns - self._first_ns) / 1e9
         return {
             "sampler": {
                 "timer": None if self._timer is None else self._timer.kind,
@@ -183,11 +185,12 @@ class StackSampler:
         try:
             now_ns, cpu_before_ns = time.perf_counter_ns(), time.thread_time_ns()
             self._ticks += 1
-            self._missed += max(0, (now_ns - self._last_ns) // self._pace.interval_ns - 1)
+            elapsed_ns = now_ns - self._last.now_ns
+            self._missed += max(0, elapsed_ns // self._pace.interval_ns - 1)
             ran_on = True
             # Only a signal interrupts, and always the same thread.
             if interrupted is not None:
-                ran_on = cpu_before_ns - self._cpu_ns > _RAN_ON * (now_ns - self._last_ns)
+                ran_on = cpu_before_ns - self._cpu_ns > _RAN_ON * elapsed_ns
                 self._cpu_ns = cpu_before_ns
             if (
                 interrupted is not None
@@ -197,9 +200,7 @@ class StackSampler:
                 and not (self._tasks and self._tasks_are_due(now_ns))
             ):
                 self._note(now_ns, cpu_before_ns, interrupted)
-                own_ns = time.perf_counter_ns() - now_ns
-                self._own_ns += own_ns
-                self._held_up_ns += own_ns
+                self._end_look(now_ns, held_up=True)
                 return
             try:
                 self._look(now_ns, interrupted, cpu_before_ns if self._knows_cpu else None)
@@ -219,11 +220,17 @@ class StackSampler:
             if self._timer is not None:
                 self._timer.interval_ns = self._pace.interval_ns
                 self._timer.runs_on = self._runs_on()
-            own_ns = time.perf_counter_ns() - now_ns
-            self._own_ns += own_ns
-            self._held_up_ns += own_ns if held_up else 0
+            self._end_look(now_ns, held_up=held_up)
         finally:
             self._looking.release()
+
+    def _end_look(self, now_ns: int, *, held_up: bool) -> None:
+        took_ns = time.perf_counter_ns() - now_ns
+        self._own_ns += took_ns
+        self._held_up_ns += took_ns if held_up else 0
+        for look in (self._last, self._last_at_all, self._last_at_tasks):
+            if look.now_ns == now_ns:
+                look.took_ns = took_ns
 
     def _runs_on(self) -> bool:
         """Whether this thread runs on and on, and no other one runs."""
@@ -233,9 +240,9 @@ class StackSampler:
         self, now_ns: int, interrupted: FrameType | None, cpu_now_ns: int | None = None
     ) -> None:
         self._charge_notes()
-        noted = Look(now_ns, now_ns - self._last_ns, self._pace.interval_ns)
-        look = Look(now_ns, now_ns - self._looked_ns, self._pace.interval_ns)
-        self._last_ns = self._looked_ns = now_ns
+        usual_ns = self._pace.interval_ns
+        noted = self._last = self._last.following(now_ns, usual_ns)
+        look = self._last_at_all = self._last_at_all.following(now_ns, usual_ns)
         here = self._threads.get(threading.get_ident())
         references: list[_Reference] | None = None
         if self._tasks_are_due(now_ns) or (here is not None and not here.running):
@@ -245,15 +252,14 @@ class StackSampler:
         self._look_at_threads(look, noted, interrupted, running, cpu_now_ns)
         if references is not None:
             begun_ns = time.thread_time_ns()
-            look = Look(now_ns, now_ns - self._tasks_ns, self._pace.interval_ns)
-            self._tasks_ns = now_ns
-            self._look_at_tasks(look, references, set(running.values()))
+            at_tasks = self._last_at_tasks = self._last_at_tasks.following(now_ns, usual_ns)
+            self._look_at_tasks(at_tasks, references, set(running.values()))
             spent_ns = time.thread_time_ns() - begun_ns
             self._tasks_cost_ns += (spent_ns - self._tasks_cost_ns) / 4
 
     def _tasks_are_due(self, now_ns: int) -> bool:
         least_ns = (self._tasks_cost_ns - _FREE_NS) * _TASKS_PARTS
-        return now_ns - self._tasks_ns >= least_ns
+        return now_ns - self._last_at_tasks.now_ns >= least_ns
 
     def _note(self, now_ns: int, cpu_ns: int, interrupted: FrameType) -> None:
         """Look at this thread alone, and leave it to the next whole look to charge what is seen.
@@ -267,9 +273,8 @@ class StackSampler:
         except Exception:  # noqa: BLE001 - it would be raised in the user's code
             self._failed += 1
             return
-        look = Look(now_ns, now_ns - self._last_ns, self._pace.interval_ns)
-        self._last_ns = now_ns
-        self._notes.append(_Note(here, glance, look, cpu_ns))
+        self._last = self._last.following(now_ns, self._pace.interval_ns)
+        self._notes.append(_Note(here, glance, self._last, cpu_ns))
 
     def _charge_notes(self) -> None:
         notes, self._notes = self._notes, []

@@ -156,7 +156,6 @@ class ThreadTime:
         # use some, and would make the wait look like work for good.
         stays = stayed and not moved and (waits_here or share <= _STILL)
         self._decide(runs=share >= _MOSTLY or (share > _IDLE and moved))
-        looking_ns = self._looking_ns
         used_ns = self._without_ours(used_ns, now, stays=stays, waits_here=waits_here)
         ran_ns = max(0, min(used_ns, elapsed_ns))
         self.used_ns = ran_ns
@@ -176,10 +175,9 @@ class ThreadTime:
             self._add(now, RUNNING, ran_ns, used_ns)
             self.running = True
         elif share >= _BUSY:
-            # The look before was made in the midst of what was seen then; the machine may have
-            # stood still in it.
-            first_ns = max(look.half_ns, looking_ns)
-            self._charge_run(first_ns, before if self.running else now, now, elapsed_ns, used_ns)
+            self._charge_run(
+                look.half_ns, before if self.running else now, now, elapsed_ns, used_ns
+            )
         elif ran_ns <= max(IDLE_NS, int((_STILL if stays else _IDLE) * elapsed_ns)):
             # It may be less than nothing, as the cost of an interruption is an estimate.
             self._add(now, WAITING, elapsed_ns, used_ns)

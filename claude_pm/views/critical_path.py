@@ -26,12 +26,12 @@ def headline(path: CriticalPath) -> str:
     waited = _waited(path)
     shares = words.shares([seconds / path.wall_s for _, seconds in waited] if path.wall_s else [])
     parts = [
-        f"{what} {share}"
+        f"{what} took {share}"
         for (what, seconds), share in zip(waited, shares, strict=False)
         if seconds >= _LEAST_SHARE * path.wall_s
     ][:_MOST_IN_WORDS]
     said = f"Of {words.duration(path.wall_s)}"
-    said += f", you waited for {', '.join(parts)}." if parts else " there is nothing to tell."
+    said += f", {', '.join(parts)}." if parts else " there is nothing to tell."
     # Without an agent there is nothing to ask, and without all of one's own code nothing at all:
     # that is for the table.
     for row in rows(path.without):

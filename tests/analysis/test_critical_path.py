@@ -212,7 +212,7 @@ class TestWithout:
         found = saved(builder.build())
         assert (found["span fetch"], found["span parse"]) == (6.0, 3.0)
         assert path.headline == (
-            "Of 10.0 s, you waited for fetch 60 %, parse 30 %, mine 10 %. The most to gain: "
+            "Of 10.0 s, fetch took 60 %, parse took 30 %, mine took 10 %. The most to gain: "
             "without fetch it would take 6.00 s less."
         )
 
@@ -333,13 +333,13 @@ class TestShown:
         served(builder, "qa", 0.0, 0.0, 4.0, ttft_s=3.0)
         path = critical_path(builder.build())
         assert repr(path).startswith(
-            "Of 4.00 s, you waited for prefill 75 %, decode 25 %. The most to gain: "
+            "Of 4.00 s, prefill took 75 %, decode took 25 %. The most to gain: "
             "without prefill it would take 3.00 s less."
         )
         bundle = path._repr_mimebundle_()
         assert bundle["text/plain"] == repr(path)
         assert "<table" in bundle["text/html"]
-        assert "prefill 75 %" in bundle["text/html"]
+        assert "prefill took 75 %" in bundle["text/html"]
 
 
 @st.composite

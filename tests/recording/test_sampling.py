@@ -12,6 +12,7 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -21,6 +22,7 @@ from claude_pm.errors import RecordingError
 from claude_pm.profiles import Profile, schema
 from claude_pm.recording import ProfileSession, profile
 from claude_pm.recording.sampling import StackSampler
+from claude_pm.recording.task_stacks import live_tasks
 
 WAIT_S = 0.1
 
@@ -108,6 +110,36 @@ class TestWhom:
             await task
         row = rows_of(recorded, "waits").iloc[0]
         assert (row["agent"], row["task"]) == ("qa", "inner task")
+
+    async def test_standstill_in_a_look(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What was waited for when the machine stood still, or garbage was collected, has that."""
+        begun: list[bool] = []
+        took_s: list[float] = []
+
+        def stands_still(loops: set[asyncio.AbstractEventLoop]) -> list[weakref.ref[Any]]:
+            if begun and not took_s:
+                begun_s = time.perf_counter()
+                time.sleep(5 * WAIT_S)
+                took_s.append(time.perf_counter() - begun_s)
+            return live_tasks(loops)
+
+        async def both() -> None:
+            await first()
+            await second()
+
+        async def first() -> None:
+            begun.append(True)
+            await asyncio.sleep(WAIT_S)
+
+        async def second() -> None:
+            await asyncio.sleep(WAIT_S)
+
+        async with sample() as recorded:
+            monkeypatch.setattr("claude_pm.recording.sampling.live_tasks", stands_still)
+            await both()
+        stood = rows_of(recorded, "first")["weight_s"].sum()
+        assert stood >= took_s[0]
+        assert rows_of(recorded, "second")["weight_s"].sum() < stood / 2
 
     async def test_thread_of_a_task(self) -> None:
         """Work that a coroutine gives to a thread belongs to the coroutine's span."""
