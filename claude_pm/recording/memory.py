@@ -23,7 +23,14 @@ INTERVAL_S = 0.02
 """Seconds between readings."""
 
 BOUNDARY_S = 0.005
-"""A span begins or ends with a reading, unless there was one so shortly before."""
+"""A span begins or ends with a reading, unless there was one so shortly before, and a glance tells
+that nothing has moved since."""
+
+GLANCE_S = 0.0005
+"""It begins or ends with a glance, unless there was one, or a reading, so shortly before: no more
+than a megabyte or two can be written meanwhile."""
+
+_MOVED_BYTES = 512 * 1024
 
 # Less than this above the readings beside it is no peak: the kernel counts in batches.
 _LEAST_PEAK_BYTES = 256 * 1024
@@ -51,7 +58,9 @@ class RssSampler:
         self._has_exact_peaks = False
         # A reading each: time, resident bytes now and at most, traced bytes now and at most.
         self._readings = array("q")
-        self._last_ns = self._own_ns = 0
+        self._last_ns = self._looked_ns = self._own_ns = 0
+        # The last glance since the last reading: time, resident and traced bytes.
+        self._glance: tuple[int, int, int] | None = None
         self._reading = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="claude_pm-rss", daemon=True)
@@ -127,15 +136,30 @@ class RssSampler:
 
     def _at_boundary(self, *, always: bool = False) -> None:
         """Read before a span begins or ends: what comes later is not the earlier one's."""
-        if not always and time.perf_counter_ns() - self._last_ns < BOUNDARY_S * 1e9:
+        now_ns = time.perf_counter_ns()
+        if not always and now_ns - self._looked_ns < GLANCE_S * 1e9:
             return
         # Another thread that reads does it as well.
         if self._reading.acquire(blocking=False):
             try:
-                if not self._stop.is_set():
+                is_due = always or now_ns - self._last_ns >= BOUNDARY_S * 1e9
+                if not self._stop.is_set() and (is_due or self._has_moved()):
                     self._read()
             finally:
                 self._reading.release()
+
+    def _has_moved(self) -> bool:
+        """Whether the memory is, or was meanwhile, another than at the last reading."""
+        seen = None if self._memory is None else self._memory.glance()
+        if seen is None:
+            return False
+        traced = tracemalloc.get_traced_memory() if self._traced else (0, 0)
+        _, rss, _, traced_before, _ = self._readings[-5:]
+        if _differs(rss, *seen) or _differs(traced_before, *traced):
+            return True
+        self._looked_ns = time.perf_counter_ns()
+        self._glance = self._looked_ns, seen[0], traced[0]
+        return False
 
     def _read(self) -> None:
         if self._memory is None:
@@ -147,6 +171,16 @@ class RssSampler:
         if self._traced:
             traced, traced_peak = tracemalloc.get_traced_memory()
             tracemalloc.reset_peak()
-        self._last_ns = time.perf_counter_ns()
+        if self._glance is not None:
+            seen_ns, seen, seen_traced = self._glance
+            self._glance = None
+            if _differs(seen, rss, peak) or _differs(seen_traced, traced, traced_peak):
+                # It was only after the glance that it moved.
+                self._readings.extend((seen_ns, seen, seen, seen_traced, seen_traced))
+        self._last_ns = self._looked_ns = time.perf_counter_ns()
         self._readings.extend((self._last_ns, rss, peak, traced, traced_peak))
         self._own_ns += time.thread_time_ns() - begun_ns
+
+
+def _differs(before: int, now: int, peak: int) -> bool:
+    return abs(now - before) > _MOVED_BYTES or peak - max(now, before) > _MOVED_BYTES

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
 import os
 import re
 import threading
@@ -10,6 +12,7 @@ from typing import Any, Protocol
 
 _FIELDS = re.compile(rb"VmHWM:\s*(\d+) kB\nVmRSS:\s*(\d+) kB")
 _STATUS_BYTES = 4096
+_STATM_BYTES = 128
 
 
 class ResidentMemory(Protocol):
@@ -20,6 +23,9 @@ class ResidentMemory(Protocol):
     def read(self) -> tuple[int, int]:
         """Return the bytes resident now, and at most since the last call: now, if not known."""
 
+    def glance(self) -> tuple[int, int] | None:
+        """Return what :meth:`read` would now, for a fraction of its price; None: not to be had."""
+
     def close(self) -> None:
         """Close what is open."""
 
@@ -28,7 +34,7 @@ def resident_memory() -> ResidentMemory:
     """Return the best reader that can be had here."""
     try:
         return _LinuxMemory()
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, ImportError):
         return _AnyMemory()
 
 
@@ -42,6 +48,8 @@ class _LinuxMemory:
     has_exact_peaks = True
 
     def __init__(self) -> None:
+        import resource
+
         # Called with the interpreter's lock held: to get it back from code that computes takes
         # longer than the calls, and holds that code up.
         libc: Any = ctypes.PyDLL(None)
@@ -50,13 +58,20 @@ class _LinuxMemory:
             call.restype = ctypes.c_ssize_t
             call.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_long)
         self._page = ctypes.create_string_buffer(_STATUS_BYTES)
+        self._line = ctypes.create_string_buffer(_STATM_BYTES)
+        self._page_bytes = os.sysconf("SC_PAGESIZE")
+        self._usage = functools.partial(resource.getrusage, resource.RUSAGE_SELF)
         self.peak_bytes = 0
-        self._status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            self._clear = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
-        except OSError:
-            os.close(self._status)
-            raise
+        with contextlib.ExitStack() as opened:
+            self._status, self._statm, self._clear = (
+                _open(opened, name, how)
+                for name, how in (
+                    ("status", os.O_RDONLY),
+                    ("statm", os.O_RDONLY),
+                    ("clear_refs", os.O_WRONLY),
+                )
+            )
+            self._opened = opened.pop_all()
         with _lock:
             _readers.append(self)
         try:
@@ -78,11 +93,19 @@ class _LinuxMemory:
             peak_bytes, self.peak_bytes = self.peak_bytes, 0
         return int(found[2]) * 1024, peak_bytes
 
+    def glance(self) -> tuple[int, int] | None:
+        # getrusage(2) tells the same high-water mark, without setting it back.
+        with _lock:
+            size = self._pread(self._statm, self._line, _STATM_BYTES, 0)
+            if size <= 0:
+                return None
+            now_bytes = int(self._line.raw.split(b" ", 2)[1]) * self._page_bytes
+            return now_bytes, max(self.peak_bytes, self._usage().ru_maxrss * 1024)
+
     def close(self) -> None:
         with _lock:
             _readers.remove(self)
-        os.close(self._status)
-        os.close(self._clear)
+        self._opened.close()
 
 
 class _AnyMemory:
@@ -99,8 +122,17 @@ class _AnyMemory:
         now: int = self._process.memory_info().rss
         return now, now
 
+    def glance(self) -> tuple[int, int] | None:
+        return None
+
     def close(self) -> None:
         """Nothing is open."""
+
+
+def _open(opened: contextlib.ExitStack, name: str, how: int) -> int:
+    descriptor = os.open(f"/proc/self/{name}", how | os.O_CLOEXEC)
+    opened.callback(os.close, descriptor)
+    return descriptor
 
 
 _readers: list[_LinuxMemory] = []

@@ -32,7 +32,6 @@ def test_peak_of_a_span(megabytes: int, seconds: float) -> None:
             time.sleep(0.01)
         with claude_pm.span("holds"):
             hold(megabytes, seconds)
-        time.sleep(0.006)
         with claude_pm.span("after"):
             time.sleep(0.01)
     found = memory_by_span(profile).set_index("name")["peak_growth_bytes"]
@@ -43,6 +42,30 @@ def test_peak_of_a_span(megabytes: int, seconds: float) -> None:
     assert profile.memory["rss_bytes"].max() - profile.memory["rss_bytes"].iloc[0] == pytest.approx(
         megabytes * _MB, abs=allowed
     )
+
+
+def test_peak_of_a_span_after_another() -> None:
+    """What a span's neighbour took just before is not the span's, whenever the last reading was."""
+    kept = []
+    with claude_pm.profile("neighbours", cpu=None, memory="rss") as profile:
+        for number in range(20):
+            with claude_pm.span("fills"):
+                kept.append(bytearray(8 * _MB))
+                time.sleep(0.001 * (number % 5))
+                kept.append(bytearray(4 * _MB))
+            with claude_pm.span("spike"):
+                hold(40, 0.0)
+            with claude_pm.span("calm"):
+                pass
+            with claude_pm.span("calm after 3 ms"):
+                time.sleep(0.003)
+    found = memory_by_span(profile)
+    grown = found.groupby("name")["peak_growth_bytes"].agg(["min", "max"])
+    for name, megabytes in (("fills", 12), ("spike", 40), ("calm after 3 ms", 0)):
+        assert grown["min"][name] == pytest.approx(megabytes * _MB, abs=3 * _MB)
+        assert grown["max"][name] == pytest.approx(megabytes * _MB, abs=3 * _MB)
+    # A span too short for a reading of its own has none.
+    assert (found.loc[found["name"] == "calm", "peak_growth_bytes"].fillna(0) < 3 * _MB).all()
 
 
 def test_untouched_memory_is_not_resident() -> None:
