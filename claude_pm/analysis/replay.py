@@ -600,10 +600,14 @@ def _has_ended(span: Row) -> bool:
 
 
 def _cut(segments: Sequence[Segment], start_s: float, end_s: float, rest: str) -> list[Segment]:
-    """Cut a stretch along segments, which are in order; what they leave out is ``rest``."""
+    """Cut a stretch along segments, one after the other; what they leave out is ``rest``."""
     pieces: list[Segment] = []
     reached = start_s
-    for segment in segments:
+    first = bisect_right(segments, start_s, key=lambda segment: segment.end_s)
+    for place in range(first, len(segments)):
+        segment = segments[place]
+        if segment.start_s >= end_s:
+            break
         left, right = max(segment.start_s, reached), min(segment.end_s, end_s)
         if right <= left:
             continue

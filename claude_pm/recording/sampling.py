@@ -35,6 +35,7 @@ from claude_pm.recording.task_stacks import live_tasks, outermost_frame
 from claude_pm.recording.task_time import TaskTime
 from claude_pm.recording.thread_clocks import cpu_ns
 from claude_pm.recording.thread_time import IDLE_NS, Interruption, Sight, ThreadTime
+from claude_pm.recording.thread_use import waits_of_this_thread
 from claude_pm.recording.tick_timer import TickTimer, make_timer
 
 INTERVAL_S = 0.0025
@@ -101,7 +102,7 @@ class StackSampler:
         self._tasks_cost_ns = 0.0
         self._runs = False
         self._notes: list[_Note] = []
-        self._cpu_ns = self._contenders = 0
+        self._cpu_ns = self._waits = self._contenders = 0
         self._interrupted_ident = threading.main_thread().ident
         self._held_up_ns = self._own_ns = self._ticks = self._missed = self._failed = 0
         self._process_cpu_ns = 0
@@ -187,7 +188,7 @@ class StackSampler:
             self._ticks += 1
             elapsed_ns = now_ns - self._last.now_ns
             self._missed += max(0, elapsed_ns // self._pace.interval_ns - 1)
-            ran_on = True
+            ran_on = waited = True
             # Only a signal interrupts, and always the same thread.
             if interrupted is not None:
                 ran_on = cpu_before_ns - self._cpu_ns > _RAN_ON * elapsed_ns
@@ -202,8 +203,12 @@ class StackSampler:
                 self._note(now_ns, cpu_before_ns, interrupted)
                 self._end_look(now_ns, held_up=True)
                 return
+            if interrupted is not None:
+                waits = waits_of_this_thread()
+                waited, self._waits = waits != self._waits, waits
             try:
-                self._look(now_ns, interrupted, cpu_before_ns if self._knows_cpu else None)
+                cpu_now_ns = cpu_before_ns if self._knows_cpu else None
+                self._look(now_ns, interrupted, cpu_now_ns, waited=waited)
             except Exception:  # noqa: BLE001 - it would be raised in the user's code
                 self._failed += 1
             here = self._threads.get(threading.get_ident())
@@ -237,7 +242,12 @@ class StackSampler:
         return self._pace.runs_on and self._contenders <= 1 and self._knows_cpu
 
     def _look(
-        self, now_ns: int, interrupted: FrameType | None, cpu_now_ns: int | None = None
+        self,
+        now_ns: int,
+        interrupted: FrameType | None,
+        cpu_now_ns: int | None = None,
+        *,
+        waited: bool = True,
     ) -> None:
         self._charge_notes()
         usual_ns = self._pace.interval_ns
@@ -249,7 +259,7 @@ class StackSampler:
             references = live_tasks(self._loops)
             self._meet(references)
         running = self._running_tasks()
-        self._look_at_threads(look, noted, interrupted, running, cpu_now_ns)
+        self._look_at_threads(look, noted, interrupted, running, cpu_now_ns, waited=waited)
         if references is not None:
             begun_ns = time.thread_time_ns()
             at_tasks = self._last_at_tasks = self._last_at_tasks.following(now_ns, usual_ns)
@@ -307,8 +317,13 @@ class StackSampler:
         interrupted: FrameType | None,
         running: dict[int, Task[Any] | None],
         cpu_now_ns: int | None,
+        *,
+        waited: bool,
     ) -> None:
-        """Look at all threads; ``noted`` is for the one that was looked at alone before."""
+        """Look at all threads; ``noted`` is for the one that was looked at alone before.
+
+        ``waited`` is this thread's.
+        """
         here, self._contenders, self._runs = threading.get_ident(), 0, False
         frames = sys._current_frames()  # noqa: SLF001 - the documented way to see other threads
         # Not threading.enumerate(), whose lock the interrupted code may hold.
@@ -329,7 +344,10 @@ class StackSampler:
                 frame = interrupted  # noqa: PLW2901 - and not our own that came on top
             glance = self._glance(ident, frame, running, is_interrupted=is_interrupted)
             sight = self._sight(known.name, glance)
-            known.look(its_look, sight, cpu_now_ns if ident == here else None)
+            if ident == here:
+                known.look(its_look, sight, cpu_now_ns, waited=waited)
+            else:
+                known.look(its_look, sight)
             self._contenders += known.used_ns > IDLE_NS
             self._runs = self._runs or known.running
         if len(self._threads) > len(frames):

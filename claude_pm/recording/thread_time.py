@@ -113,16 +113,19 @@ class ThreadTime:
         self.running, self.used_ns = False, 0
         return True
 
-    def look(self, look: Look, now: Sight, read_ns: int | None = None) -> None:
+    def look(
+        self, look: Look, now: Sight, read_ns: int | None = None, *, waited: bool = True
+    ) -> None:
         """Charge the time since the last look.
 
         ``read_ns`` is the thread's CPU time at ``look.now_ns``, if it was read together with that:
-        a machine may stand still between two readings.
+        a machine may stand still between two readings. ``waited`` is false where the kernel knows
+        that the thread did not: then it ran, or other processes had the processor.
         """
         cpu_now_ns = cpu_ns(self._native_id) if read_ns is None else read_ns
         if look.elapsed_ns > 0:
             if cpu_now_ns is not None:
-                self._charge_interval(look, now, cpu_now_ns - (self._cpu_ns or 0))
+                self._charge_interval(look, now, cpu_now_ns - (self._cpu_ns or 0), waited=waited)
             elif not now.is_idle_loop:
                 # The best that can be said without a clock.
                 stays = self._before is not None and now.place == self._before.place
@@ -146,23 +149,23 @@ class ThreadTime:
             self._charges.add(whom, RUNNING, share_ns, share_ns)
         self._kept_ns, self._kept_since_ns = 0, now_ns
 
-    def _charge_interval(self, look: Look, now: Sight, used_ns: int) -> None:
+    def _charge_interval(self, look: Look, now: Sight, used_ns: int, *, waited: bool) -> None:
         before, elapsed_ns = self._before, look.elapsed_ns
-        waits_here = now.whom.stack.runs is False
+        waits_here = waited and now.whom.stack.runs is False
         stayed = before is not None and before.whom.stack is now.whom.stack
         moved = before is None or before.place != now.place
         share = used_ns / elapsed_ns
         # Where it is not known yet that threads wait here, little CPU time says so: interruptions
         # use some, and would make the wait look like work for good.
-        stays = stayed and not moved and (waits_here or share <= _STILL)
-        self._decide(runs=share >= _MOSTLY or (share > _IDLE and moved))
+        stays = stayed and not moved and waited and (waits_here or share <= _STILL)
+        self._decide(runs=share >= _MOSTLY or not waited or (share > _IDLE and moved))
         used_ns = self._without_ours(used_ns, now, stays=stays, waits_here=waits_here)
         ran_ns = max(0, min(used_ns, elapsed_ns))
         self.used_ns = ran_ns
         share = ran_ns / elapsed_ns
         if stayed:
             now.whom.stack.stayed_ns += elapsed_ns
-            now.whom.stack.ran_ns += ran_ns
+            now.whom.stack.ran_ns += ran_ns if waited else elapsed_ns
         if now.is_idle_loop:
             if self.running and before is not None:
                 ran_ns -= self._loops_own(now, ran_ns)
@@ -174,7 +177,7 @@ class ThreadTime:
             # Begun since the last look: how long before it, only its CPU time can say.
             self._add(now, RUNNING, ran_ns, used_ns)
             self.running = True
-        elif share >= _BUSY:
+        elif share >= _BUSY or not waited:
             self._charge_run(
                 look.half_ns, before if self.running else now, now, elapsed_ns, used_ns
             )

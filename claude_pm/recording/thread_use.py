@@ -21,17 +21,17 @@ class ThreadUse:
     def begin(self) -> None:
         """Count from here; called by the thread."""
         self.cpu_s -= time.thread_time()
-        self.waits -= _waits()
+        self.waits -= waits_of_this_thread()
         self.known = False
 
     def end(self) -> None:
         """Count no more."""
         self.cpu_s += time.thread_time()
-        self.waits += _waits()
+        self.waits += waits_of_this_thread()
         self.known = True
 
 
-def _waits() -> int:
+def waits_of_this_thread() -> int:
     """Return how often this thread gave its core back, to wait; 0 where the system does not say."""
     if sys.platform != "linux":
         return 0

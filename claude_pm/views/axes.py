@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ _MANY = 200
 _LEGEND_CHARACTERS = 97
 _KEY_CHARACTERS = 5
 _TITLE_CHARACTERS = 120
+_NOTE_CHARACTERS = 115
 _SHORT_NAME = 10
 _GOLDEN_RATIO = 0.6180339887498949
 
@@ -48,10 +50,12 @@ def title(ax: Axes, seen: str, note: str) -> None:
     # Many long names would leave the chart itself no place.
     if len(seen) > _TITLE_CHARACTERS:
         seen = seen[: _TITLE_CHARACTERS - 1].rstrip("\\ ") + "…"
-    ax.set_title(seen, loc="left", fontsize=11.5, fontweight="bold", pad=24)
+    lines = textwrap.wrap(note, _NOTE_CHARACTERS)
+    pad = 13 + 11 * len(lines)
+    ax.set_title(seen, loc="left", fontsize=11.5, fontweight="bold", pad=pad)
     # A long note shall not make the chart narrower; the title's pad keeps its place.
     ax.annotate(
-        note, (0, 1), (0, 9), xycoords="axes fraction", textcoords="offset points",
+        "\n".join(lines), (0, 1), (0, 9), xycoords="axes fraction", textcoords="offset points",
         fontsize=8.5, alpha=0.75, annotation_clip=False, in_layout=False,
     )  # fmt: skip
 

@@ -13,7 +13,9 @@ def push_button(description: str, tooltip: str) -> Button:
     """Return a button."""
     from ipywidgets import Button, Layout
 
-    return Button(description=description, tooltip=tooltip, layout=Layout(width="7em"))
+    # Beside a long list it would be made too narrow for its word.
+    layout = Layout(width="7em", flex="0 0 auto")
+    return Button(description=description, tooltip=tooltip, layout=layout)
 
 
 def row(children: list[Any]) -> Box:

@@ -13,6 +13,7 @@ from claude_pm.analysis.rows import Row, rows
 from claude_pm.analysis.sampled_places import sampled_places
 from claude_pm.errors import ComparisonError
 from claude_pm.profiles.experiment import KEY, Experiment
+from claude_pm.views.lanes import Bar, find_bars
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +42,11 @@ class Reading:
     def found_requests(self) -> list[Request]:
         """The requests with their parts."""
         return find_requests(self.spans)
+
+    @cached_property
+    def bars(self) -> list[Bar]:
+        """The bars of its timeline."""
+        return find_bars(self)
 
     @cached_property
     def requests(self) -> list[Row]:

@@ -55,7 +55,7 @@ def mode_sentences(reading: Reading) -> list[str]:
 
 
 def errors(reading: Reading) -> list[str]:
-    """Return the failures, a line each: of requests, and of other spans where they began.
+    """Return the failures, a line for each kind: of requests, and of other spans where they began.
 
     Not named are spans that only passed on a failure from within, parts of a request that failed,
     and attempts after which the request was answered all the same.
@@ -74,11 +74,12 @@ def errors(reading: Reading) -> list[str]:
             and not (owners[span_id] and span["name"] == "chat")
         )
     ]
-    lines = [_error_line(span) for span in named[:_MAX_ERRORS]]
-    if len(named) > _MAX_ERRORS:
-        lines.append(
-            f"and {words.counted(len(named) - _MAX_ERRORS, 'more failure', 'more failures')}"
-        )
+    said = Counter(_error_line(span) for span in named)
+    shown = list(said.items())[:_MAX_ERRORS]
+    lines = [line if times == 1 else f"{line} ({times:,} times)" for line, times in shown]
+    more = len(named) - sum(times for _, times in shown)
+    if more:
+        lines.append(f"and {words.counted(more, 'more failure', 'more failures')}")
     return lines
 
 

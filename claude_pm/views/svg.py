@@ -185,6 +185,11 @@ def hatch(id: str, colour: str, *, opacity: float = 1.0, ground: str = "none") -
     )  # fmt: skip
 
 
+def text_px(text: str) -> float:
+    """Return about how wide a text is drawn, with some space around it."""
+    return len(text) * _CHARACTER + 6
+
+
 def fitted(text: str, pixels: float) -> str:
     """Return as much of a text as fits, with an ellipsis; nothing where hardly a letter would."""
     fitting = int((pixels - 6) / _CHARACTER)

@@ -19,7 +19,8 @@ from claude_pm.views.axes import (
     time_axis,
     title,
 )
-from claude_pm.views.lanes import OWN, Bar, Lane, find_bars, place, seen
+from claude_pm.views.lanes import OWN, Bar, Lane, place, seen
+from claude_pm.views.mark_labels import Mark, labels_with_room
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +31,8 @@ MAX_BARS = 2000
 """Of more bars than these, the failures and the longest are drawn."""
 
 _LANE_LIMIT = 48
-_MAX_FAILURE_LABELS = 25
+_CHARACTERS = 110
+"""About so many characters of the bars' texts fit the width of the chart."""
 _MAX_HEIGHT_IN = 14.0
 _BAR_HALF_HEIGHT = 0.36
 _HATCH = "////"
@@ -38,7 +40,7 @@ _HATCH = "////"
 
 def draw_timeline(reading: Reading, ax: Axes) -> float | None:
     """Draw what :func:`claude_pm.views.charts.plot_timeline` shows."""
-    bars = find_bars(reading)
+    bars = reading.bars
     if not bars:
         say(ax, "No timeline to show: no spans were recorded.")
         return None
@@ -104,13 +106,18 @@ def _mark_failures(ax: Axes, placed: Sequence[tuple[Bar, int]]) -> None:
             facecolors="none", edgecolors=palette.ERROR, hatch=_HATCH, linewidths=1.2, zorder=4,
         )
     )  # fmt: skip
-    for bar, row in failed[:_MAX_FAILURE_LABELS]:
-        near_end = bar.end_s > 0.85 * ax.get_xlim()[1]
+    whole_s = ax.get_xlim()[1]
+    marks = [
+        Mark(row, bar.start_s, bar.end_s, (len(str(bar.status)) + 2) * whole_s / _CHARACTERS)
+        for bar, row in failed
+    ]
+    for number, is_before in labels_with_room(marks, whole_s):
+        bar, row = failed[number]
         ax.annotate(
             str(bar.status),
-            (bar.start_s if near_end else bar.end_s, row),
-            (-4 if near_end else 4, 0), textcoords="offset points",
-            ha="right" if near_end else "left", va="center", fontsize=8, fontweight="bold",
+            (bar.start_s if is_before else bar.end_s, row),
+            (-4 if is_before else 4, 0), textcoords="offset points",
+            ha="right" if is_before else "left", va="center", fontsize=8, fontweight="bold",
             color=palette.ERROR, zorder=6,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8},
         )  # fmt: skip
@@ -120,8 +127,8 @@ def _name_own_spans(ax: Axes, placed: Sequence[tuple[Bar, int]], longest_s: floa
     """Write a span's name on its bar where it fits."""
     for bar, row in placed:
         name = label(bar.text)
-        # About 110 characters of this size fit the width of the chart.
-        if not bar.is_request and (bar.end_s - bar.start_s) * 110 > longest_s * (len(name) + 2):
+        room = (bar.end_s - bar.start_s) * _CHARACTERS
+        if not bar.is_request and room > longest_s * (len(name) + 2):
             ax.annotate(
                 name, (bar.start_s, row), (3, 0), textcoords="offset points", va="center_baseline",
                 fontsize=8, color="black", zorder=5, clip_on=True,

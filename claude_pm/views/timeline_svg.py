@@ -13,15 +13,16 @@ from claude_pm.analysis.phases import PHASES
 from claude_pm.analysis.replay import SpanTree
 from claude_pm.errors import ProfileError
 from claude_pm.views import palette, svg, words
-from claude_pm.views.lanes import OWN, WAITING, Bar, Lane, find_bars, place, seen
+from claude_pm.views.lanes import OWN, WAITING, Bar, Lane, place, seen
+from claude_pm.views.mark_labels import Mark, labels_with_room
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
     from claude_pm.views.reading import Reading
 
-MAX_PATH_SPANS = 20_000
-"""Of more spans than these, the critical path is not marked: nobody could follow it."""
+MAX_PATH_SPANS = 60_000
+"""Of more spans than these, the critical path is not marked: to find it takes too long."""
 
 _MAX_CELLS = 700
 """Of more bars than these, neighbours that are too narrow to see are drawn as one."""
@@ -36,7 +37,6 @@ _LEAST_WIDTH = 0.9
 _SHORTEST_PIECE = 0.25
 _LEAST_HEIGHT = 0.8
 _MAX_STRETCHES = 400
-_MAX_WORDS = 25
 _NOMINAL_PLOT_PX = 520.0
 
 
@@ -93,7 +93,7 @@ def timeline_svg(reading: Reading, *, start_s: float = 0.0) -> Markup | None:
     failed, and the line under the bars is the critical path. Neighbours too narrow to be seen are
     drawn as one bar, which says how many they are and shows the shares of their phases.
     """
-    bars = [bar for bar in find_bars(reading) if bar.end_s >= bar.start_s]
+    bars = [bar for bar in reading.bars if bar.end_s >= bar.start_s]
     if not bars:
         return None
     duration_s = svg.whole_s(reading)
@@ -344,19 +344,30 @@ def _lane_labels(lanes: Sequence[Lane], scale: _Scale) -> Iterator[Markup]:
 
 def _words(cells: Sequence[_Cell], scale: _Scale) -> Iterator[Markup]:
     """Yield what became of failures, and the names of spans where they fit their bars."""
+    if scale.row_height < svg.FONT_SIZE:
+        return
     failed = [cell for cell in cells if any(bar.failed for bar in cell.bars)]
-    fits = scale.row_height >= svg.FONT_SIZE
-    for cell in failed[:_MAX_WORDS] if fits else ():
-        status = next(bar.status for bar in cell.bars if bar.failed)
-        is_late = scale.x(cell.end_s) > 0.9 * svg.UNITS
+    said = [
+        words.one_line(next(bar.status for bar in cell.bars if bar.failed) or "", 20)
+        for cell in failed
+    ]
+    units_per_px = svg.UNITS / _NOMINAL_PLOT_PX
+    marks = [
+        Mark(
+            scale.y(cell.row), scale.x(cell.start_s), scale.x(cell.end_s),
+            svg.text_px(text) * units_per_px,
+        )
+        for cell, text in zip(failed, said, strict=True)
+    ]  # fmt: skip
+    for number, is_before in labels_with_room(marks, svg.UNITS):
+        mark = marks[number]
         yield svg.element(
-            "text", words.one_line(status or "", 20),
-            x=svg.percent_of_plot((cell.start_s if is_late else cell.end_s) * scale.units_per_s
-                                  / svg.UNITS),
-            dx=-4 if is_late else 4, text_anchor="end" if is_late else "start",
-            y=scale.y(cell.row) + 10, fill=svg.ALARM, font_weight="bold",
+            "text", said[number],
+            x=svg.percent_of_plot((mark.start if is_before else mark.end) / svg.UNITS),
+            dx=-4 if is_before else 4, text_anchor="end" if is_before else "start",
+            y=scale.y(failed[number].row) + 10, fill=svg.ALARM, font_weight="bold",
         )  # fmt: skip
-    for cell in cells if fits else ():
+    for cell in cells:
         bar = cell.bars[0]
         if len(cell.bars) > 1 or bar.is_request or bar.failed or bar.segments[0].phase != OWN:
             continue

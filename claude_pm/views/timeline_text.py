@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from claude_pm.views import svg, words
-from claude_pm.views.lanes import OWN, WAITING, Bar, find_bars, place
+from claude_pm.views.lanes import OWN, WAITING, Bar, place
 
 if TYPE_CHECKING:
     from claude_pm.views.reading import Reading
@@ -26,7 +26,7 @@ def timeline_text(reading: Reading) -> str:
 
     A character says what took most of its time in that lane, or that some of it failed.
     """
-    bars = find_bars(reading)
+    bars = reading.bars
     if not bars:
         return ""
     placed, lanes = place(bars)

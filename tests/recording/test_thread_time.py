@@ -47,7 +47,9 @@ class Thread:
         charges.add = add  # type: ignore[method-assign]
         return charges
 
-    def look(self, code: object, place: int, *, after_ns: int, used_ns: int) -> None:
+    def look(
+        self, code: object, place: int, *, after_ns: int, used_ns: int, waited: bool = True
+    ) -> None:
         """Look at it: it is in that code, and used so much CPU time since the last look."""
         self._now_ns += after_ns
         self._cpu_ns += used_ns
@@ -56,7 +58,7 @@ class Thread:
             whom=Whom(stack, None, "MainThread", None), task=None, place=(place, place),
             is_loop=False, is_idle_loop=False, is_interrupted=True,
         )  # fmt: skip
-        self._time.look(Look(self._now_ns, after_ns, after_ns), sight, self._cpu_ns)
+        self._time.look(Look(self._now_ns, after_ns, after_ns), sight, self._cpu_ns, waited=waited)
 
     def end(self) -> None:
         """Charge what is open."""
@@ -75,6 +77,18 @@ def test_interrupted_wait_is_no_work() -> None:
     assert thread.charged["sleeps", "running"] == 0
     # All but what it took to learn the cost.
     assert thread.cpu["sleeps"] < 20 * MS
+
+
+def test_work_beside_other_processes() -> None:
+    """A loop that others keep from the processor works: it never waited, and all it used is its."""
+    thread = Thread()
+    thread.look(burns, 7, after_ns=0, used_ns=0)
+    for _ in range(200):
+        # A tight loop is always interrupted in the same place, as a wait is.
+        thread.look(burns, 7, after_ns=5 * MS, used_ns=MS, waited=False)
+    thread.end()
+    assert thread.charged == {("burns", "running"): 1000 * MS}
+    assert thread.cpu["burns"] == 200 * MS
 
 
 def test_work_is_work() -> None:

@@ -203,9 +203,20 @@ class TestErrors:
         """After five, the number of further ones has to do."""
         builder = ProfileBuilder()
         for number in range(7):
-            builder.request("qa", "local", float(number), 1.0, status="error", error="no")
+            builder.request("qa", "local", float(number), 1.0, status="error", error=f"no {number}")
         assert len(sentences.errors(Reading(builder.build()))) == 6
         assert sentences.errors(Reading(builder.build()))[-1] == "and 2 more failures"
+
+    def test_same_failures_are_one_line(self) -> None:
+        """What failed in the same way again and again is said once, with how often."""
+        builder = ProfileBuilder()
+        for number in range(7):
+            error = "odd" if number == 3 else "no"
+            builder.request("qa", "local", float(number), 1.0, status="error", error=error)
+        assert sentences.errors(Reading(builder.build())) == [
+            "qa (LOCAL), error: no (6 times)",
+            "qa (LOCAL), error: odd",
+        ]
 
 
 class TestPeakMemory:
