@@ -13,6 +13,8 @@ _PARTS_OF_RUN = 48
 # When a wait began and ended is known to half an interval; it costs nobody's time to look there.
 _PER_CENT_OF_WAIT = 60
 _LONG_NS = 100_000_000
+# What is about to run begins with the little that leads to the rest.
+_PARTS_OF_BEGIN = 16
 
 
 class Pace:
@@ -42,14 +44,20 @@ class Pace:
         self.interval_ns = max(self._allowed_ns(cost_ns) // 3, min(longer_ns, LONGEST_NS))
         self.runs_on = longer_ns >= LONGEST_NS
 
-    def note_wait(self, now_ns: int, *, others_run: bool) -> None:
-        """Take note of a look at code that waits, which holds nobody up."""
+    def note_wait(self, now_ns: int, *, others_run: bool, is_over: bool) -> None:
+        """Take note of a look at code that waits, which holds nobody up.
+
+        ``is_over`` says that what it waited for is there: an event loop that sleeps goes on at the
+        next interruption then, and would run unseen until the next look.
+        """
         if others_run:
             self._ran_ns = now_ns
         self._waited_ns = now_ns
         self.interval_ns = self._allowed_ns(0) * _PER_CENT_OF_WAIT // 100
         self.runs_on = False
-        if now_ns - self._ran_ns > _LONG_NS:
+        if is_over:
+            self.interval_ns = self.usual_ns // _PARTS_OF_BEGIN
+        elif now_ns - self._ran_ns > _LONG_NS:
             # What runs elsewhere, a model perhaps, needs the processor; here is little to see.
             self.interval_ns = max(self.interval_ns, LONGEST_NS)
 

@@ -221,7 +221,8 @@ class StackSampler:
             if held_up:
                 self._pace.note_run(now_ns, cpu_after_ns - cpu_before_ns, ran_on=ran_on)
             else:
-                self._pace.note_wait(now_ns, others_run=self._runs)
+                is_over = self._has_timer_due()
+                self._pace.note_wait(now_ns, others_run=self._runs, is_over=is_over)
             if self._timer is not None:
                 self._timer.interval_ns = self._pace.interval_ns
                 self._timer.runs_on = self._runs_on()
@@ -240,6 +241,16 @@ class StackSampler:
     def _runs_on(self) -> bool:
         """Whether this thread runs on and on, and no other one runs."""
         return self._pace.runs_on and self._contenders <= 1 and self._knows_cpu
+
+    def _has_timer_due(self) -> bool:
+        """Whether the event loop of this thread has slept for as long as it wanted."""
+        here = threading.get_ident()
+        for loop in self._loops:
+            if _thread_of(loop) == here:
+                # As asyncio's own loops hold them; others do not say.
+                timers: list[asyncio.TimerHandle] = getattr(loop, "_scheduled", [])
+                return bool(timers) and timers[0].when() <= loop.time()
+        return False
 
     def _look(
         self,

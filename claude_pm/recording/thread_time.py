@@ -67,12 +67,23 @@ class _Undecided(NamedTuple):
     cpu_ns: int
 
 
+class _Split(NamedTuple):
+    """An interval in which it ran, at two stacks: the first has ``first_ns`` of it."""
+
+    before: Sight
+    now: Sight
+    wall_ns: int
+    first_ns: int
+    used_ns: int
+
+
 class ThreadTime:
     """A thread as it was seen last."""
 
     __slots__ = (
         "_before", "_charges", "_cpu_ns", "_interruption", "_kept_ns", "_kept_since_ns",
-        "_looking_ns", "_native_id", "_undecided", "name", "running", "thread", "used_ns",
+        "_lead", "_looking_ns", "_native_id", "_split", "_undecided", "name", "running",
+        "thread", "used_ns",
     )  # fmt: skip
 
     def __init__(
@@ -89,6 +100,8 @@ class ThreadTime:
         self._looking_ns = 0
         self._before: Sight | None = None
         self._undecided: _Undecided | None = None
+        self._lead: tuple[Sight, int] | None = None
+        self._split: _Split | None = None
         self._kept_ns = self._kept_since_ns = 0
         self.thread = thread
         self.name = f"thread {ident}" if thread is None else thread.name
@@ -151,6 +164,8 @@ class ThreadTime:
 
     def _charge_interval(self, look: Look, now: Sight, used_ns: int, *, waited: bool) -> None:
         before, elapsed_ns = self._before, look.elapsed_ns
+        lead, self._lead = self._lead, None
+        split, self._split = self._split, None
         waits_here = waited and now.whom.stack.runs is False
         stayed = before is not None and before.whom.stack is now.whom.stack
         moved = before is None or before.place != now.place
@@ -168,8 +183,7 @@ class ThreadTime:
             now.whom.stack.ran_ns += ran_ns if waited else elapsed_ns
         if now.is_idle_loop:
             if self.running and before is not None:
-                ran_ns -= self._loops_own(now, ran_ns)
-                self._add(before, RUNNING, ran_ns, ran_ns)
+                self._sleep(before, now, elapsed_ns, ran_ns, split)
             else:
                 self._keep(look, now, used_ns)
             self.running = False
@@ -177,19 +191,21 @@ class ThreadTime:
             # Begun since the last look: how long before it, only its CPU time can say.
             self._add(now, RUNNING, ran_ns, used_ns)
             self.running = True
+        elif before.is_idle_loop:
+            self._begin_run(before, now, elapsed_ns, ran_ns)
         elif share >= _BUSY or not waited:
             self._charge_run(
-                look.half_ns, before if self.running else now, now, elapsed_ns, used_ns
+                look.half_ns, before if self.running else now, now, elapsed_ns, used_ns, lead
             )
         elif ran_ns <= max(IDLE_NS, int((_STILL if stays else _IDLE) * elapsed_ns)):
             # It may be less than nothing, as the cost of an interruption is an estimate.
             self._add(now, WAITING, elapsed_ns, used_ns)
             self.running = False
-        elif now.is_loop and (before.is_idle_loop or before.task is not now.task):
-            # It ran for this and for other tasks, and waited for none.
-            if before.is_idle_loop:
-                ran_ns -= self._loops_own(before, ran_ns)
-            self._add(now, RUNNING, ran_ns, ran_ns)
+        elif now.is_loop and before.task is not now.task:
+            # The task before ended in between, and the loop slept until this one went on.
+            half_ns = ran_ns // 2 if self.running else 0
+            self._add(before, RUNNING, half_ns, half_ns)
+            self._add(now, RUNNING, ran_ns - half_ns, ran_ns - half_ns)
             self.running = True
         else:
             self._undecided = _Undecided(before, now, ran_ns, elapsed_ns - ran_ns, used_ns)
@@ -222,23 +238,68 @@ class ThreadTime:
         self._add(idle, RUNNING, own_ns, own_ns)
         return own_ns
 
-    def _charge_run(
-        self, half_ns: int, before: Sight, now: Sight, wall_ns: int, used_ns: int
+    def _sleep(
+        self, before: Sight, now: Sight, elapsed_ns: int, ran_ns: int, split: _Split | None
     ) -> None:
+        """Charge an interval in which an event loop ran on, and then had nothing to do."""
+        ran_ns -= self._loops_own(now, ran_ns)
+        self._add(before, RUNNING, ran_ns, ran_ns)
+        if split is not None:
+            self._end_run(split, elapsed_ns - ran_ns)
+
+    def _begin_run(self, before: Sight, now: Sight, elapsed_ns: int, ran_ns: int) -> None:
+        """Charge an interval in which an event loop woke up, and ran to where it is now."""
+        ran_ns -= self._loops_own(before, ran_ns)
+        self._lead = now, max(0, elapsed_ns - ran_ns)
+        self._add(now, RUNNING, ran_ns, ran_ns)
+        self.running = True
+
+    def _charge_run(
+        self, half_ns: int, before: Sight, now: Sight, wall_ns: int, used_ns: int,
+        lead: tuple[Sight, int] | None,
+    ) -> None:  # fmt: skip
         """Charge time in which it ran: half of the interval to either stack.
 
-        Where threads wait, it has just begun to.
+        Where threads wait, it has just begun to. After a wait the first stack has a ``lead``: the
+        look that saw it may have come at any time since the one before, and stands for as long.
+        Were it to stand for less, what a task does first, or last, would be charged to what it does
+        in between, which is longer and seen more often.
         """
         self.running = True
+        if lead is not None and lead[1] > 0 and lead[0].whom != now.whom:
+            led, lead_ns = lead
+            led_ns = min(wall_ns, lead_ns)
+            led_used_ns = used_ns * led_ns // wall_ns
+            self._add(led, RUNNING, led_ns, led_used_ns)
+            if led_ns < lead_ns:
+                self._lead = led, lead_ns - led_ns
+            wall_ns, used_ns = wall_ns - led_ns, used_ns - led_used_ns
+            if led is before:
+                half_ns = 0
         first_ns = 0
-        if before.whom.stack is not now.whom.stack:
+        # Concurrent agents may run one and the same function.
+        if before.whom != now.whom:
             first_ns = min(wall_ns, half_ns)
+            self._split = _Split(before, now, wall_ns, first_ns, used_ns)
             if now.whom.stack.runs is False and before.whom.stack.runs is not False:
-                first_ns, self.running = wall_ns, False
+                first_ns, self.running, self._split = wall_ns, False, None
         used_first_ns = used_ns * first_ns // wall_ns if wall_ns else 0
         if first_ns:
             self._add(before, RUNNING, first_ns, used_first_ns)
         self._add(now, RUNNING, wall_ns - first_ns, used_ns - used_first_ns)
+
+    def _end_run(self, split: _Split, waited_ns: int) -> None:
+        """Charge the last interval of a run anew, now that its end is known.
+
+        The look at its end stands for as long as that to the next one, of which the thread has
+        waited ``waited_ns``: so that much before the look is charged to what it saw.
+        """
+        if not split.wall_ns:
+            return
+        more_ns = max(0, split.wall_ns - waited_ns) - split.first_ns
+        used_ns = split.used_ns * more_ns // split.wall_ns
+        self._add(split.before, RUNNING, more_ns, used_ns)
+        self._add(split.now, RUNNING, -more_ns, -used_ns)
 
     def _decide(self, *, runs: bool) -> None:
         """Charge an interval in which it both ran and did not; ``runs`` says what it did next.

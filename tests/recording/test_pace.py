@@ -20,7 +20,7 @@ def ran(pace: Pace, since_ms: int, until_ms: int, cost_ns: int = 10_000) -> list
 def test_looks_closely_after_a_wait_and_less_the_longer_code_runs() -> None:
     """A third of the usual interval at first; it never falls; the longest in the end."""
     pace = Pace(USUAL)
-    pace.note_wait(1_000 * MS, others_run=False)
+    pace.note_wait(1_000 * MS, others_run=False, is_over=False)
     intervals = ran(pace, 1_001, 1_400)
     assert intervals[0] == USUAL // 3
     assert intervals == sorted(intervals)
@@ -31,12 +31,12 @@ def test_runs_on_only_without_waits() -> None:
     """Code that waits now and then never runs on; each wait begins anew."""
     pace = Pace(USUAL)
     for start_ms in range(0, 2_000, 100):
-        pace.note_wait(start_ms * MS, others_run=False)
+        pace.note_wait(start_ms * MS, others_run=False, is_over=False)
         ran(pace, start_ms + 1, start_ms + 99)
         assert not pace.runs_on
     ran(pace, 2_000, 2_400)
     assert pace.runs_on
-    pace.note_wait(2_401 * MS, others_run=False)
+    pace.note_wait(2_401 * MS, others_run=False, is_over=False)
     assert not pace.runs_on
     assert pace.interval_ns < USUAL
 
@@ -60,7 +60,7 @@ def test_looks_that_cost_much_are_further_apart() -> None:
     cheap, dear = Pace(USUAL), Pace(USUAL)
     for pace, cost_ns in ((cheap, 10_000), (dear, 130_000)):
         ran(pace, 0, 400, cost_ns)
-        pace.note_wait(401 * MS, others_run=False)
+        pace.note_wait(401 * MS, others_run=False, is_over=False)
         ran(pace, 402, 402, cost_ns)
     assert cheap.interval_ns == USUAL // 3
     assert dear.interval_ns > cheap.interval_ns
@@ -70,7 +70,17 @@ def test_a_long_wait_is_looked_at_less_unless_others_run() -> None:
     """Who waits for another process leaves it the processor."""
     quiet, busy = Pace(USUAL), Pace(USUAL)
     for now_ms in range(0, 300, 3):
-        quiet.note_wait(now_ms * MS, others_run=False)
-        busy.note_wait(now_ms * MS, others_run=True)
+        quiet.note_wait(now_ms * MS, others_run=False, is_over=False)
+        busy.note_wait(now_ms * MS, others_run=True, is_over=False)
     assert quiet.interval_ns == LONGEST_NS
     assert busy.interval_ns < USUAL
+
+
+def test_what_is_about_to_run_is_looked_at_from_its_beginning() -> None:
+    """Where the wait is over the next look comes soon; then as after any wait."""
+    pace = Pace(USUAL)
+    pace.note_wait(100 * MS, others_run=False, is_over=False)
+    waiting = pace.interval_ns
+    pace.note_wait(101 * MS, others_run=False, is_over=True)
+    assert pace.interval_ns < waiting / 4
+    assert ran(pace, 102, 102) == [USUAL // 3]

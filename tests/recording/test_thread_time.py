@@ -25,6 +25,10 @@ def burns() -> None:
     """Stand for code that runs."""
 
 
+def prepares() -> None:
+    """Stand for the little that runs before it, or after."""
+
+
 class Thread:
     """A thread that is looked at; its clocks go on as it is told."""
 
@@ -32,6 +36,7 @@ class Thread:
         self._root = Stack()
         self.charged: dict[tuple[str, str], int] = defaultdict(int)
         self.cpu: dict[str, int] = defaultdict(int)
+        self.tasks: dict[str | None, int] = defaultdict(int)
         self._time = ThreadTime(1, threading.main_thread(), self._charges(), Interruption())
         self._now_ns = self._cpu_ns = 0
 
@@ -42,21 +47,23 @@ class Thread:
             code = whom.stack.code
             assert code is not None
             self.charged[code.co_name, state] += wall_ns
+            self.tasks[whom.task] += wall_ns
             self.cpu[code.co_name] += cpu_ns
 
         charges.add = add  # type: ignore[method-assign]
         return charges
 
     def look(
-        self, code: object, place: int, *, after_ns: int, used_ns: int, waited: bool = True
-    ) -> None:
+        self, code: object, place: int, *, after_ns: int, used_ns: int, waited: bool = True,
+        task: str | None = None, is_idle: bool = False,
+    ) -> None:  # fmt: skip
         """Look at it: it is in that code, and used so much CPU time since the last look."""
         self._now_ns += after_ns
         self._cpu_ns += used_ns
         stack = self._root.of([code.__code__])  # type: ignore[attr-defined]
         sight = Sight(
-            whom=Whom(stack, None, "MainThread", None), task=None, place=(place, place),
-            is_loop=False, is_idle_loop=False, is_interrupted=True,
+            whom=Whom(stack, None, "MainThread", task), task=None, place=(place, place),
+            is_loop=is_idle or task is not None, is_idle_loop=is_idle, is_interrupted=True,
         )  # fmt: skip
         self._time.look(Look(self._now_ns, after_ns, after_ns), sight, self._cpu_ns, waited=waited)
 
@@ -112,3 +119,43 @@ def test_machine_that_stands_still() -> None:
     thread.end()
     assert thread.charged["burns", "running"] == pytest.approx(40 * MS, abs=MS)
     assert thread.charged["sleeps", "waiting"] == pytest.approx(20 * MS, abs=MS)
+
+
+def test_tasks_that_run_the_same_function() -> None:
+    """Where one task follows another in the same function, each has half of the interval."""
+    thread = Thread()
+    thread.look(burns, 1, after_ns=0, used_ns=0, task="one")
+    thread.look(burns, 2, after_ns=2 * MS, used_ns=2 * MS, task="one", waited=False)
+    thread.look(burns, 3, after_ns=2 * MS, used_ns=2 * MS, task="two", waited=False)
+    thread.end()
+    assert thread.tasks == {"one": 3 * MS, "two": MS}
+
+
+def test_what_a_task_does_first_and_last() -> None:
+    """A look stands for as long as it could have come, also at the edges of a run.
+
+    A loop wakes a task that prepares for 0.2 ms, burns for 10 ms and prepares for 0.2 ms. However
+    the looks fall, on average each has what it took.
+    """
+    thread = Thread()
+    edge_ns, burn_ns, step_ns = MS // 5, 10 * MS, MS
+    spent_ns = 2 * edge_ns + burn_ns
+    runs = 50
+    for nth in range(runs):
+        thread.look(sleeps, 0, after_ns=20 * MS, used_ns=0, is_idle=True)
+        thread.look(sleeps, 0, after_ns=step_ns, used_ns=0, is_idle=True)
+        ran_ns = 0
+        # Whenever in the millisecond after the last look the task goes on.
+        at_ns = step_ns * (2 * nth + 1) // (2 * runs)
+        place = 1
+        while at_ns < spent_ns:
+            is_edge = at_ns < edge_ns or at_ns >= edge_ns + burn_ns
+            thread.look(
+                prepares if is_edge else burns, place, after_ns=step_ns, used_ns=at_ns - ran_ns,
+                task="task", waited=ran_ns == 0,
+            )  # fmt: skip
+            ran_ns, place, at_ns = at_ns, place + 1, at_ns + step_ns
+        thread.look(sleeps, 0, after_ns=step_ns, used_ns=spent_ns - ran_ns, is_idle=True)
+    thread.end()
+    assert thread.cpu["prepares"] == pytest.approx(runs * 2 * edge_ns, rel=0.1)
+    assert thread.cpu["burns"] == pytest.approx(runs * burn_ns, rel=0.01)

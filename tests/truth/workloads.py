@@ -12,7 +12,7 @@ import contextlib
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import claude_pm
@@ -25,15 +25,29 @@ class Truth:
         self.wall_s: dict[str, float] = defaultdict(float)
         self.cpu_s: dict[str, float] = defaultdict(float)
 
-    @contextlib.contextmanager
-    def of(self, place: str, *, waits: bool = False) -> Iterator[None]:
-        """Add what the block takes; where it waits, the CPU time is another's, or the sampler's."""
-        wall, cpu = time.perf_counter(), time.thread_time()
-        try:
-            yield
-        finally:
-            self.cpu_s[place] += 0.0 if waits else time.thread_time() - cpu
-            self.wall_s[place] += time.perf_counter() - wall
+    def of(self, place: str, *, waits: bool = False) -> _Measured:
+        """Add what the block takes; where it waits, the CPU time is another's, or the sampler's.
+
+        What a wait itself runs is added by :func:`sleep`.
+        """
+        return _Measured(self, place, waits=waits)
+
+
+class _Measured:
+    """Reads the clocks at once when its block begins, and when it has ended."""
+
+    def __init__(self, truth: Truth, place: str, *, waits: bool) -> None:
+        self._truth = truth
+        self._place = place
+        self._waits = waits
+
+    def __enter__(self) -> None:
+        self._wall_s, self._cpu_s = time.perf_counter(), time.thread_time()
+
+    def __exit__(self, *failure: object) -> None:
+        cpu_s, wall_s = time.thread_time(), time.perf_counter()
+        self._truth.cpu_s[self._place] += 0.0 if self._waits else cpu_s - self._cpu_s
+        self._truth.wall_s[self._place] += wall_s - self._wall_s
 
 
 def _burn(seconds: float) -> None:
@@ -57,14 +71,29 @@ def block(truth: Truth, seconds: float) -> None:
         time.sleep(seconds)
 
 
+async def sleep(truth: Truth, place: str, seconds: float) -> None:
+    """Do what ``asyncio.sleep`` does; the CPU time that takes is the place's."""
+    begun_s = time.thread_time()
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+    handle = loop.call_later(seconds, future.set_result, None)
+    truth.cpu_s[place] += time.thread_time() - begun_s
+    try:
+        await future
+    finally:
+        begun_s = time.thread_time()
+        handle.cancel()
+        truth.cpu_s[place] += time.thread_time() - begun_s
+
+
 async def wait_a(truth: Truth, seconds: float) -> None:
     with truth.of("wait_a", waits=True):
-        await asyncio.sleep(seconds)
+        await sleep(truth, "wait_a", seconds)
 
 
 async def wait_b(truth: Truth, seconds: float) -> None:
     with truth.of("wait_b", waits=True):
-        await asyncio.sleep(seconds)
+        await sleep(truth, "wait_b", seconds)
 
 
 def nested_calls(truth: Truth) -> None:
@@ -133,19 +162,19 @@ def awaits_and_cpu(truth: Truth) -> None:
 def gathered_tasks(truth: Truth) -> None:
     """Concurrent agents, each with work and waiting of its own."""
 
-    async def agent(name: str, work: Callable[[], None], wait: Callable[[], None]) -> None:
+    async def agent(name: str, work_s: float, wait_s: float) -> None:
         with claude_pm.span("agent", agent=name):
             for _ in range(40):
                 with truth.of(name):
-                    work()
+                    _burn(work_s)
                 with truth.of(f"{name} waits", waits=True):
-                    await wait()
+                    await sleep(truth, name, wait_s)
 
     async def main() -> None:
         await asyncio.gather(
-            agent("first", lambda: _burn(0.008), lambda: asyncio.sleep(0.02)),
-            agent("second", lambda: _burn(0.004), lambda: asyncio.sleep(0.03)),
-            agent("third", lambda: _burn(0.012), lambda: asyncio.sleep(0.01)),
+            agent("first", 0.008, 0.02),
+            agent("second", 0.004, 0.03),
+            agent("third", 0.012, 0.01),
         )
 
     asyncio.run(main())
@@ -176,7 +205,7 @@ def cancellation_and_exceptions(truth: Truth) -> None:
 
     async def never() -> None:
         with truth.of("never", waits=True):
-            await asyncio.sleep(3600)
+            await sleep(truth, "never", 3600)
 
     async def main() -> None:
         for _ in range(40):
