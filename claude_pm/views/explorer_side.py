@@ -54,7 +54,9 @@ class Side:
         self._list = Select(description="Span", style=wide, layout=Layout(width="auto"))
         self._list.observe(self._choose, "value")
         self._related = Dropdown(
-            description="Go to", style=wide, layout=Layout(flex="1 1 auto", width="auto")
+            description="Go to",
+            style=wide,
+            layout=Layout(flex="1 1 auto", width="auto", min_width="0"),
         )
         self._go = push_button("Show", "Show the parent or child that is chosen here")
         self._go.on_click(self._go_to)
