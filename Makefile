@@ -35,20 +35,11 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Where it cannot be installed from here, the tests that need it say what to do, and fail.
-$(CHROMIUM):
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  echo "Installing Debian's chromium package ..."; \
-	  apt-get update -qq && \
-	    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core >/dev/null; \
-	else \
-	  echo "Some tests need Chromium: install it (on Debian: apt-get install chromium), or set CHROMIUM to its path."; \
-	fi
-
 demo: $(STAMP) ## ask real agents in two modes, compare, and write report.html
 	@$(BIN)/python scripts/demo.py
 
-test: $(STAMP) $(CHROMIUM) ## run all tests
+test: $(STAMP) ## run all tests
+	@[ -e "$$CHROMIUM" ] || scripts/install_chromium.sh
 	@$(BIN)/python -m pytest
 
 test-quick: $(STAMP) ## run the tests that need no model, worker or kernel

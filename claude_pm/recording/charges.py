@@ -21,23 +21,25 @@ class Look:
     now_ns: int
     elapsed_ns: int
     usual_ns: int
+    longest_ns: int
+    """How long the interval could have been at most; ``usual_ns`` is the mean."""
     stood_ns: int = 0
     """How long the look before took."""
     took_ns: int = 0
     """How long it took itself, once it is over."""
 
-    def following(self, now_ns: int, usual_ns: int) -> Look:
+    def following(self, now_ns: int, usual_ns: int, longest_ns: int) -> Look:
         """Return the look that follows this one."""
-        return Look(now_ns, now_ns - self.now_ns, usual_ns, self.took_ns)
+        return Look(now_ns, now_ns - self.now_ns, usual_ns, longest_ns, self.took_ns)
 
     @property
     def half_ns(self) -> int:
         """Half of the interval, for what was seen at its beginning.
 
-        What makes an interval longer than usual is what is seen at its end; unless it is the look
+        What makes an interval longer than it may be is seen at its end; unless it is the look
         before, in which the machine may have stood still, or the garbage collector run.
         """
-        return self.stood_ns + min(self.elapsed_ns - self.stood_ns, self.usual_ns) // 2
+        return self.stood_ns + min(self.elapsed_ns - self.stood_ns, self.longest_ns) // 2
 
 
 class Whom(NamedTuple):

@@ -150,7 +150,9 @@ class RssSampler:
 
     def _has_moved(self) -> bool:
         """Whether the memory is, or was meanwhile, another than at the last reading."""
+        begun_ns = time.thread_time_ns()
         seen = None if self._memory is None else self._memory.glance()
+        self._own_ns += time.thread_time_ns() - begun_ns
         if seen is None:
             return False
         traced = tracemalloc.get_traced_memory() if self._traced else (0, 0)

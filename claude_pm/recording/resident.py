@@ -61,7 +61,7 @@ class _LinuxMemory:
         self._line = ctypes.create_string_buffer(_STATM_BYTES)
         self._page_bytes = os.sysconf("SC_PAGESIZE")
         self._usage = functools.partial(resource.getrusage, resource.RUSAGE_SELF)
-        self.peak_bytes = 0
+        self.peak_bytes = self._inherited_kib = 0
         with contextlib.ExitStack() as opened:
             self._status, self._statm, self._clear = (
                 _open(opened, name, how)
@@ -79,6 +79,7 @@ class _LinuxMemory:
         except OSError:
             self.close()
             raise
+        self._inherited_kib = self._usage().ru_maxrss
 
     def read(self) -> tuple[int, int]:
         with _lock:
@@ -94,13 +95,16 @@ class _LinuxMemory:
         return int(found[2]) * 1024, peak_bytes
 
     def glance(self) -> tuple[int, int] | None:
-        # getrusage(2) tells the same high-water mark, without setting it back.
+        # getrusage(2) tells the same high-water mark, without setting it back; but for a while that
+        # of the process that this one was started by, where it is higher.
         with _lock:
             size = self._pread(self._statm, self._line, _STATM_BYTES, 0)
             if size <= 0:
                 return None
             now_bytes = int(self._line.raw.split(b" ", 2)[1]) * self._page_bytes
-            return now_bytes, max(self.peak_bytes, self._usage().ru_maxrss * 1024)
+            peak_kib = self._usage().ru_maxrss
+            is_own = peak_kib != self._inherited_kib
+            return now_bytes, max(now_bytes, self.peak_bytes, peak_kib * 1024 if is_own else 0)
 
     def close(self) -> None:
         with _lock:

@@ -98,7 +98,7 @@ class StackSampler:
         self._switch_s = 0.0
         self._first_ns = 0
         # The last one at any thread, at all of them, and at all tasks.
-        self._last = self._last_at_all = self._last_at_tasks = Look(0, 0, 0)
+        self._last = self._last_at_all = self._last_at_tasks = Look(0, 0, 0, 0)
         self._tasks_cost_ns = 0.0
         self._runs = False
         self._notes: list[_Note] = []
@@ -125,7 +125,7 @@ class StackSampler:
         self._timer = make_timer(self._tick, self._pace.usual_ns)
         self._process_cpu_ns = time.process_time_ns()
         self._first_ns = time.perf_counter_ns()
-        self._last = self._last_at_all = self._last_at_tasks = Look(self._first_ns, 0, 0)
+        self._last = self._last_at_all = self._last_at_tasks = Look(self._first_ns, 0, 0, 0)
         with self._looking:
             self._look(self._first_ns, None)
         self._timer.start()
@@ -187,7 +187,8 @@ class StackSampler:
             now_ns, cpu_before_ns = time.perf_counter_ns(), time.thread_time_ns()
             self._ticks += 1
             elapsed_ns = now_ns - self._last.now_ns
-            self._missed += max(0, elapsed_ns // self._pace.interval_ns - 1)
+            waited_ns = elapsed_ns - self._last.took_ns
+            self._missed += max(0, waited_ns // self._pace.interval_ns - 1)
             ran_on = waited = True
             # Only a signal interrupts, and always the same thread.
             if interrupted is not None:
@@ -221,10 +222,11 @@ class StackSampler:
             if held_up:
                 self._pace.note_run(now_ns, cpu_after_ns - cpu_before_ns, ran_on=ran_on)
             else:
-                is_over = self._has_timer_due()
+                is_over = here is not None and here.is_idle_loop and self._has_timer_due()
                 self._pace.note_wait(now_ns, others_run=self._runs, is_over=is_over)
             if self._timer is not None:
                 self._timer.interval_ns = self._pace.interval_ns
+                self._timer.spread = self._pace.spread
                 self._timer.runs_on = self._runs_on()
             self._end_look(now_ns, held_up=held_up)
         finally:
@@ -243,13 +245,16 @@ class StackSampler:
         return self._pace.runs_on and self._contenders <= 1 and self._knows_cpu
 
     def _has_timer_due(self) -> bool:
-        """Whether the event loop of this thread has slept for as long as it wanted."""
+        """Whether this thread's event loop, which sleeps, has slept for as long as it wanted."""
         here = threading.get_ident()
-        for loop in self._loops:
-            if _thread_of(loop) == here:
-                # As asyncio's own loops hold them; others do not say.
-                timers: list[asyncio.TimerHandle] = getattr(loop, "_scheduled", [])
-                return bool(timers) and timers[0].when() <= loop.time()
+        try:
+            for loop in self._loops:
+                if _thread_of(loop) == here:
+                    # As asyncio's own loops hold them; others do not say.
+                    timers: list[asyncio.TimerHandle] = getattr(loop, "_scheduled", [])
+                    return bool(timers) and timers[0].when() <= loop.time()
+        except Exception:  # noqa: BLE001 - it would be raised in the user's code
+            self._failed += 1
         return False
 
     def _look(
@@ -261,9 +266,9 @@ class StackSampler:
         waited: bool = True,
     ) -> None:
         self._charge_notes()
-        usual_ns = self._pace.interval_ns
-        noted = self._last = self._last.following(now_ns, usual_ns)
-        look = self._last_at_all = self._last_at_all.following(now_ns, usual_ns)
+        intervals = self._pace.interval_ns, self._pace.longest_ns
+        noted = self._last = self._last.following(now_ns, *intervals)
+        look = self._last_at_all = self._last_at_all.following(now_ns, *intervals)
         here = self._threads.get(threading.get_ident())
         references: list[_Reference] | None = None
         if self._tasks_are_due(now_ns) or (here is not None and not here.running):
@@ -273,7 +278,7 @@ class StackSampler:
         self._look_at_threads(look, noted, interrupted, running, cpu_now_ns, waited=waited)
         if references is not None:
             begun_ns = time.thread_time_ns()
-            at_tasks = self._last_at_tasks = self._last_at_tasks.following(now_ns, usual_ns)
+            at_tasks = self._last_at_tasks = self._last_at_tasks.following(now_ns, *intervals)
             self._look_at_tasks(at_tasks, references, set(running.values()))
             spent_ns = time.thread_time_ns() - begun_ns
             self._tasks_cost_ns += (spent_ns - self._tasks_cost_ns) / 4
@@ -294,7 +299,8 @@ class StackSampler:
         except Exception:  # noqa: BLE001 - it would be raised in the user's code
             self._failed += 1
             return
-        self._last = self._last.following(now_ns, self._pace.interval_ns)
+        pace = self._pace
+        self._last = self._last.following(now_ns, pace.interval_ns, pace.longest_ns)
         self._notes.append(_Note(here, glance, self._last, cpu_ns))
 
     def _charge_notes(self) -> None:

@@ -183,7 +183,7 @@ class ThreadTime:
             now.whom.stack.ran_ns += ran_ns if waited else elapsed_ns
         if now.is_idle_loop:
             if self.running and before is not None:
-                self._sleep(before, now, elapsed_ns, ran_ns, split)
+                self._sleep(before, now, look, ran_ns, split)
             else:
                 self._keep(look, now, used_ns)
             self.running = False
@@ -191,8 +191,8 @@ class ThreadTime:
             # Begun since the last look: how long before it, only its CPU time can say.
             self._add(now, RUNNING, ran_ns, used_ns)
             self.running = True
-        elif before.is_idle_loop:
-            self._begin_run(before, now, elapsed_ns, ran_ns)
+        elif before.is_idle_loop and now.is_loop and now.whom.stack.runs is not False:
+            self._begin_run(before, now, look, ran_ns)
         elif share >= _BUSY or not waited:
             self._charge_run(
                 look.half_ns, before if self.running else now, now, elapsed_ns, used_ns, lead
@@ -202,7 +202,7 @@ class ThreadTime:
             self._add(now, WAITING, elapsed_ns, used_ns)
             self.running = False
         elif now.is_loop and before.task is not now.task:
-            # The task before ended in between, and the loop slept until this one went on.
+            # The one before ended its turn, if it had one, and the loop slept until this one's.
             half_ns = ran_ns // 2 if self.running else 0
             self._add(before, RUNNING, half_ns, half_ns)
             self._add(now, RUNNING, ran_ns - half_ns, ran_ns - half_ns)
@@ -239,18 +239,22 @@ class ThreadTime:
         return own_ns
 
     def _sleep(
-        self, before: Sight, now: Sight, elapsed_ns: int, ran_ns: int, split: _Split | None
+        self, before: Sight, now: Sight, look: Look, ran_ns: int, split: _Split | None
     ) -> None:
         """Charge an interval in which an event loop ran on, and then had nothing to do."""
         ran_ns -= self._loops_own(now, ran_ns)
         self._add(before, RUNNING, ran_ns, ran_ns)
         if split is not None:
-            self._end_run(split, elapsed_ns - ran_ns)
+            self._end_run(split, max(0, look.stood_ns + look.usual_ns - ran_ns))
 
-    def _begin_run(self, before: Sight, now: Sight, elapsed_ns: int, ran_ns: int) -> None:
-        """Charge an interval in which an event loop woke up, and ran to where it is now."""
+    def _begin_run(self, before: Sight, now: Sight, look: Look, ran_ns: int) -> None:
+        """Charge an interval in which an event loop woke up, and ran to where it is now.
+
+        The look could have come at any time from then on until the longest interval was over, and
+        stands for all of that.
+        """
         ran_ns -= self._loops_own(before, ran_ns)
-        self._lead = now, max(0, elapsed_ns - ran_ns)
+        self._lead = now, look.stood_ns + look.longest_ns - look.elapsed_ns
         self._add(now, RUNNING, ran_ns, ran_ns)
         self.running = True
 
@@ -260,21 +264,20 @@ class ThreadTime:
     ) -> None:  # fmt: skip
         """Charge time in which it ran: half of the interval to either stack.
 
-        Where threads wait, it has just begun to. After a wait the first stack has a ``lead``: the
-        look that saw it may have come at any time since the one before, and stands for as long.
-        Were it to stand for less, what a task does first, or last, would be charged to what it does
-        in between, which is longer and seen more often.
+        Where threads wait, it has just begun to. After a wait the first stack has a ``lead``. Were
+        its look to stand for less, what a task does first, or last, would be charged to what it
+        does in between, which is longer and seen more often.
         """
         self.running = True
-        if lead is not None and lead[1] > 0 and lead[0].whom != now.whom:
+        if lead is not None:
             led, lead_ns = lead
-            led_ns = min(wall_ns, lead_ns)
+            led_ns = max(0, min(wall_ns, lead_ns))
             led_used_ns = used_ns * led_ns // wall_ns
             self._add(led, RUNNING, led_ns, led_used_ns)
             if led_ns < lead_ns:
                 self._lead = led, lead_ns - led_ns
             wall_ns, used_ns = wall_ns - led_ns, used_ns - led_used_ns
-            if led is before:
+            if led.whom == before.whom:
                 half_ns = 0
         first_ns = 0
         # Concurrent agents may run one and the same function.
@@ -288,15 +291,15 @@ class ThreadTime:
             self._add(before, RUNNING, first_ns, used_first_ns)
         self._add(now, RUNNING, wall_ns - first_ns, used_ns - used_first_ns)
 
-    def _end_run(self, split: _Split, waited_ns: int) -> None:
+    def _end_run(self, split: _Split, last_ns: int) -> None:
         """Charge the last interval of a run anew, now that its end is known.
 
-        The look at its end stands for as long as that to the next one, of which the thread has
-        waited ``waited_ns``: so that much before the look is charged to what it saw.
+        The look at its end stands for a usual interval: for what came after it, and ``last_ns``
+        of what came before.
         """
         if not split.wall_ns:
             return
-        more_ns = max(0, split.wall_ns - waited_ns) - split.first_ns
+        more_ns = max(0, split.wall_ns - last_ns) - split.first_ns
         used_ns = split.used_ns * more_ns // split.wall_ns
         self._add(split.before, RUNNING, more_ns, used_ns)
         self._add(split.now, RUNNING, -more_ns, -used_ns)

@@ -34,8 +34,10 @@ Tick = Callable[[FrameType | None], None]
 
 _SIGEV_THREAD_ID = 4
 _CLOCK_MONOTONIC, _CLOCK_THREAD_CPUTIME_ID, _CLOCK_MONOTONIC_COARSE = 1, 3, 6
-# Intervals are even between these shares of the mean.
-_SHORTEST, _SPREAD = 0.5, 1.0
+SPREAD = 0.5
+"""By so much of the mean intervals are shorter or longer, evenly."""
+# A timer set to nothing is off.
+_LEAST_NS = 10_000
 _WATCH_S = 0.05
 # A look that is this many intervals late will not come by itself.
 _OVERDUE = 5
@@ -49,6 +51,8 @@ class TickTimer(Protocol):
 
     kind: str
     interval_ns: int
+    """The mean."""
+    spread: float
     runs_on: bool
     """Whether the code runs on and on, so that its CPU time may be what counts."""
 
@@ -97,6 +101,7 @@ class _SignalTimer:
 
     def __init__(self, tick: Tick, interval_ns: int) -> None:
         self.interval_ns = interval_ns
+        self.spread = SPREAD
         self.runs_on = False
         self._tick = tick
         self._last_ns = 0
@@ -154,8 +159,7 @@ class _SignalTimer:
             # In case that the code begins to wait.
             self._set(self._timer, 2 * self.interval_ns)
         else:
-            spread = _SHORTEST + _SPREAD * _random.random()
-            self._set(self._timer, int(self.interval_ns * spread))
+            self._set(self._timer, max(_LEAST_NS, int(self.interval_ns * _share(self.spread))))
 
     def _set(self, timer: ctypes.c_void_p, delay_ns: int) -> None:
         interval = self._interval
@@ -184,6 +188,7 @@ class _ThreadTimer:
 
     def __init__(self, tick: Tick, interval_ns: int) -> None:
         self.interval_ns = interval_ns
+        self.spread = SPREAD
         self.runs_on = False
         self._tick = tick
         self._over = threading.Event()
@@ -208,7 +213,11 @@ class _ThreadTimer:
         delay_s = 0.0
         while not self._over.wait(delay_s):
             self._tick(None)
-            delay_s = self.interval_ns / 1e9 * (_SHORTEST + _SPREAD * _random.random())
+            delay_s = self.interval_ns / 1e9 * _share(self.spread)
+
+
+def _share(spread: float) -> float:
+    return _random.uniform(1 - spread, 1 + spread)
 
 
 _SWITCH_S = 0.0005

@@ -41,11 +41,11 @@ def labels_with_room(marks: Sequence[Mark], width: float) -> list[Placed]:
         for number, following in zip(numbers, [*numbers[1:], None], strict=True):
             mark = marks[number]
             free_to = width if following is None else marks[following].start
-            if free_to - mark.end >= mark.label_width:
+            if free_from <= mark.end <= free_to - mark.label_width:
                 found.append(Placed(number, is_before=False))
                 free_from = mark.end + mark.label_width
                 continue
             if mark.start - free_from >= mark.label_width:
                 found.append(Placed(number, is_before=True))
-            free_from = mark.end
+            free_from = max(free_from, mark.end)
     return found[:: math.ceil(len(found) / MAX_LABELS)] if found else []

@@ -77,10 +77,11 @@ def test_a_long_wait_is_looked_at_less_unless_others_run() -> None:
 
 
 def test_what_is_about_to_run_is_looked_at_from_its_beginning() -> None:
-    """Where the wait is over the next look comes soon; then as after any wait."""
+    """Where the wait is over the next look comes soon, the ones after it less and less so."""
     pace = Pace(USUAL)
     pace.note_wait(100 * MS, others_run=False, is_over=False)
     waiting = pace.interval_ns
     pace.note_wait(101 * MS, others_run=False, is_over=True)
-    assert pace.interval_ns < waiting / 4
-    assert ran(pace, 102, 102) == [USUAL // 3]
+    first = pace.interval_ns
+    assert first < waiting / 4
+    assert ran(pace, 102, 105) == [2 * first, 4 * first, USUAL // 3, USUAL // 3]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import sys
 import threading
 from collections import defaultdict
@@ -39,6 +41,7 @@ class Thread:
         self.tasks: dict[str | None, int] = defaultdict(int)
         self._time = ThreadTime(1, threading.main_thread(), self._charges(), Interruption())
         self._now_ns = self._cpu_ns = 0
+        self._waits = False
 
     def _charges(self) -> Charges:
         charges = Charges()
@@ -55,7 +58,7 @@ class Thread:
 
     def look(
         self, code: object, place: int, *, after_ns: int, used_ns: int, waited: bool = True,
-        task: str | None = None, is_idle: bool = False,
+        task: str | None = None, is_idle: bool = False, usual_ns: int = 0,
     ) -> None:  # fmt: skip
         """Look at it: it is in that code, and used so much CPU time since the last look."""
         self._now_ns += after_ns
@@ -65,7 +68,10 @@ class Thread:
             whom=Whom(stack, None, "MainThread", task), task=None, place=(place, place),
             is_loop=is_idle or task is not None, is_idle_loop=is_idle, is_interrupted=True,
         )  # fmt: skip
-        self._time.look(Look(self._now_ns, after_ns, after_ns), sight, self._cpu_ns, waited=waited)
+        usual_ns = usual_ns or after_ns
+        look = Look(self._now_ns, after_ns, usual_ns, usual_ns * (2 if self._waits else 1))
+        self._waits = is_idle
+        self._time.look(look, sight, self._cpu_ns, waited=waited)
 
     def end(self) -> None:
         """Charge what is open."""
@@ -137,25 +143,31 @@ def test_what_a_task_does_first_and_last() -> None:
     A loop wakes a task that prepares for 0.2 ms, burns for 10 ms and prepares for 0.2 ms. However
     the looks fall, on average each has what it took.
     """
-    thread = Thread()
-    edge_ns, burn_ns, step_ns = MS // 5, 10 * MS, MS
-    spent_ns = 2 * edge_ns + burn_ns
-    runs = 50
-    for nth in range(runs):
-        thread.look(sleeps, 0, after_ns=20 * MS, used_ns=0, is_idle=True)
-        thread.look(sleeps, 0, after_ns=step_ns, used_ns=0, is_idle=True)
-        ran_ns = 0
-        # Whenever in the millisecond after the last look the task goes on.
-        at_ns = step_ns * (2 * nth + 1) // (2 * runs)
-        place = 1
-        while at_ns < spent_ns:
+    thread, draw, runs = Thread(), random.Random(1), 4000
+    edge_ns, burn_ns, wait_ns = MS // 5, 10 * MS, 20 * MS
+    ends_ns = 2 * edge_ns + burn_ns
+    # Since the task went on; before that, the loop sleeps.
+    at_ns, seen_ns = -wait_ns, 0
+    for place in itertools.count(1):
+        # As far as they may be from the mean, while it waits and while it runs.
+        spread = 0.5 if 0 <= at_ns < ends_ns else 1.0
+        step_ns = int(MS * draw.uniform(1 - spread, 1 + spread))
+        at_ns += step_ns
+        ran_ns = min(max(at_ns, 0), ends_ns)
+        how = {
+            "after_ns": step_ns, "usual_ns": MS, "used_ns": ran_ns - seen_ns,
+            "waited": seen_ns == 0,
+        }  # fmt: skip
+        if 0 <= at_ns < ends_ns:
             is_edge = at_ns < edge_ns or at_ns >= edge_ns + burn_ns
-            thread.look(
-                prepares if is_edge else burns, place, after_ns=step_ns, used_ns=at_ns - ran_ns,
-                task="task", waited=ran_ns == 0,
-            )  # fmt: skip
-            ran_ns, place, at_ns = at_ns, place + 1, at_ns + step_ns
-        thread.look(sleeps, 0, after_ns=step_ns, used_ns=spent_ns - ran_ns, is_idle=True)
+            thread.look(prepares if is_edge else burns, place, task="task", **how)
+        else:
+            thread.look(sleeps, 0, is_idle=True, **how)
+        seen_ns = ran_ns
+        if at_ns >= ends_ns:
+            at_ns, seen_ns, runs = at_ns - ends_ns - wait_ns, 0, runs - 1
+            if not runs:
+                break
     thread.end()
-    assert thread.cpu["prepares"] == pytest.approx(runs * 2 * edge_ns, rel=0.1)
-    assert thread.cpu["burns"] == pytest.approx(runs * burn_ns, rel=0.01)
+    assert thread.cpu["prepares"] == pytest.approx(4000 * 2 * edge_ns, rel=0.12)
+    assert thread.cpu["burns"] == pytest.approx(4000 * burn_ns, rel=0.01)

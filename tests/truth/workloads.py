@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Self
 
 import claude_pm
 
@@ -25,29 +26,35 @@ class Truth:
         self.wall_s: dict[str, float] = defaultdict(float)
         self.cpu_s: dict[str, float] = defaultdict(float)
 
-    def of(self, place: str, *, waits: bool = False) -> _Measured:
-        """Add what the block takes; where it waits, the CPU time is another's, or the sampler's.
-
-        What a wait itself runs is added by :func:`sleep`.
-        """
-        return _Measured(self, place, waits=waits)
+    def of(self, place: str, *, cpu_of: str | None = None) -> Measured:
+        """Add what the block takes; its CPU time to another place, where that is named."""
+        return Measured(self, place, place if cpu_of is None else cpu_of)
 
 
-class _Measured:
-    """Reads the clocks at once when its block begins, and when it has ended."""
+class Measured:
+    """A part of a workload: reads the clocks where its block begins and ends, and at its waits."""
 
-    def __init__(self, truth: Truth, place: str, *, waits: bool) -> None:
+    def __init__(self, truth: Truth, place: str, cpu_of: str) -> None:
         self._truth = truth
         self._place = place
-        self._waits = waits
+        self._cpu_of = cpu_of
 
-    def __enter__(self) -> None:
-        self._wall_s, self._cpu_s = time.perf_counter(), time.thread_time()
+    def __enter__(self) -> Self:
+        self._wall_s = time.perf_counter()
+        self.goes_on()
+        return self
 
     def __exit__(self, *failure: object) -> None:
-        cpu_s, wall_s = time.thread_time(), time.perf_counter()
-        self._truth.cpu_s[self._place] += 0.0 if self._waits else cpu_s - self._cpu_s
-        self._truth.wall_s[self._place] += wall_s - self._wall_s
+        self.waits()
+        self._truth.wall_s[self._place] += time.perf_counter() - self._wall_s
+
+    def waits(self) -> None:
+        """Count no CPU time from here on: it is another's, or the sampler's."""
+        self._truth.cpu_s[self._cpu_of] += time.thread_time() - self._cpu_s
+
+    def goes_on(self) -> None:
+        """Count CPU time again."""
+        self._cpu_s = time.thread_time()
 
 
 def _burn(seconds: float) -> None:
@@ -67,33 +74,33 @@ def burn_b(truth: Truth, seconds: float) -> None:
 
 
 def block(truth: Truth, seconds: float) -> None:
-    with truth.of("block", waits=True):
+    with truth.of("block") as part:
+        part.waits()
         time.sleep(seconds)
+        part.goes_on()
 
 
-async def sleep(truth: Truth, place: str, seconds: float) -> None:
-    """Do what ``asyncio.sleep`` does; the CPU time that takes is the place's."""
-    begun_s = time.thread_time()
+async def sleep(part: Measured, seconds: float) -> None:
+    """Do what ``asyncio.sleep`` does."""
     loop = asyncio.get_running_loop()
     future = loop.create_future()
     handle = loop.call_later(seconds, future.set_result, None)
-    truth.cpu_s[place] += time.thread_time() - begun_s
+    part.waits()
     try:
         await future
     finally:
-        begun_s = time.thread_time()
+        part.goes_on()
         handle.cancel()
-        truth.cpu_s[place] += time.thread_time() - begun_s
 
 
 async def wait_a(truth: Truth, seconds: float) -> None:
-    with truth.of("wait_a", waits=True):
-        await sleep(truth, "wait_a", seconds)
+    with truth.of("wait_a") as part:
+        await sleep(part, seconds)
 
 
 async def wait_b(truth: Truth, seconds: float) -> None:
-    with truth.of("wait_b", waits=True):
-        await sleep(truth, "wait_b", seconds)
+    with truth.of("wait_b") as part:
+        await sleep(part, seconds)
 
 
 def nested_calls(truth: Truth) -> None:
@@ -167,8 +174,8 @@ def gathered_tasks(truth: Truth) -> None:
             for _ in range(40):
                 with truth.of(name):
                     _burn(work_s)
-                with truth.of(f"{name} waits", waits=True):
-                    await sleep(truth, name, wait_s)
+                with truth.of(f"{name} waits", cpu_of=name) as part:
+                    await sleep(part, wait_s)
 
     async def main() -> None:
         await asyncio.gather(
@@ -204,11 +211,11 @@ def cancellation_and_exceptions(truth: Truth) -> None:
             raise ValueError
 
     async def never() -> None:
-        with truth.of("never", waits=True):
-            await sleep(truth, "never", 3600)
+        with truth.of("never") as part:
+            await sleep(part, 3600)
 
     async def main() -> None:
-        for _ in range(40):
+        for _ in range(60):
             with contextlib.suppress(ValueError):
                 fails()
             with contextlib.suppress(TimeoutError):
@@ -245,12 +252,11 @@ def subprocesses(truth: Truth) -> None:
     work = "import time\nwhile time.process_time() < 0.15: sum(range(100))"
 
     async def child(truth: Truth) -> None:
-        with truth.of("child", waits=True):
-            cpu = time.thread_time()
+        with truth.of("child") as part:
             process = await asyncio.create_subprocess_exec(sys.executable, "-S", "-c", work)
-            # To start a process is this thread's work.
-            truth.cpu_s["child"] += time.thread_time() - cpu
+            part.waits()
             await process.wait()
+            part.goes_on()
 
     async def main() -> None:
         for _ in range(6):

@@ -42,3 +42,10 @@ def test_none_runs_into_another(drawn: list[tuple[int, int, int, int]]) -> None:
         assert right <= 1000
         for other, (its_line, its_left, its_right) in enumerate(boxes):
             assert number == other or line != its_line or right <= its_left or its_right <= left
+        for mark in marks:
+            assert (
+                mark.line != line
+                or mark.end <= left
+                or right <= mark.start
+                or (mark.start == mark.end and left <= mark.start <= right)
+            )
