@@ -183,7 +183,7 @@ class ThreadTime:
             now.whom.stack.ran_ns += ran_ns if waited else elapsed_ns
         if now.is_idle_loop:
             if self.running and before is not None:
-                self._sleep(before, now, look, ran_ns, split)
+                self._fall_asleep(before, now, look, ran_ns, split)
             else:
                 self._keep(look, now, used_ns)
             self.running = False
@@ -192,7 +192,7 @@ class ThreadTime:
             self._add(now, RUNNING, ran_ns, used_ns)
             self.running = True
         elif before.is_idle_loop and now.is_loop and now.whom.stack.runs is not False:
-            self._begin_run(before, now, look, ran_ns)
+            self._wake_up(before, now, look, ran_ns)
         elif share >= _BUSY or not waited:
             self._charge_run(
                 look.half_ns, before if self.running else now, now, elapsed_ns, used_ns, lead
@@ -238,7 +238,7 @@ class ThreadTime:
         self._add(idle, RUNNING, own_ns, own_ns)
         return own_ns
 
-    def _sleep(
+    def _fall_asleep(
         self, before: Sight, now: Sight, look: Look, ran_ns: int, split: _Split | None
     ) -> None:
         """Charge an interval in which an event loop ran on, and then had nothing to do."""
@@ -247,7 +247,7 @@ class ThreadTime:
         if split is not None:
             self._end_run(split, max(0, look.stood_ns + look.usual_ns - ran_ns))
 
-    def _begin_run(self, before: Sight, now: Sight, look: Look, ran_ns: int) -> None:
+    def _wake_up(self, before: Sight, now: Sight, look: Look, ran_ns: int) -> None:
         """Charge an interval in which an event loop woke up, and ran to where it is now.
 
         The look could have come at any time from then on until the longest interval was over, and
