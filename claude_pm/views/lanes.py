@@ -48,14 +48,25 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """An agent in a process (or, of many, an agent): its rows are ``top`` and those below.
+    """An agent in a process (or, of many, an agent): its rows are ``top`` and those below."""
 
-    Its process is in its text where there are several.
-    """
-
-    text: str
+    who: str
+    where: str | None
+    """Its process, where there are several."""
     top: int
     height: int
+
+    @property
+    def text(self) -> str:
+        """The whole label."""
+        return self.who if self.where is None else f"{self.who} · {self.where}"
+
+    def short_text(self, limit: int) -> str:
+        """Return a label of at most so many characters, in which no process id is cut."""
+        if self.where is None or len(self.text) <= limit:
+            return words.one_line(self.text, limit)
+        where = f" · {self.where.removeprefix('pid ')}"
+        return f"{words.one_line(self.who, max(2, limit - len(where)))}{where}"
 
 
 def find_bars(reading: Reading) -> list[Bar]:
@@ -117,7 +128,7 @@ def place(bars: Sequence[Bar]) -> tuple[list[tuple[Bar, int]], list[Lane]]:
         rows = _rows(members)
         placed += [(bar, top + row) for bar, row in zip(members, rows, strict=True)]
         height = max(rows) + 1
-        lanes.append(Lane(_lane_text(members, with_pid=has_workers), top, height))
+        lanes.append(Lane(_who(members), _where(members) if has_workers else None, top, height))
         top += height
     return placed, lanes
 
@@ -152,17 +163,19 @@ def _lane_key(bars: Sequence[Bar]) -> Callable[[Bar], Hashable]:
     return lambda bar: (bar.agent,) if bar.agent in busiest else ()
 
 
-def _lane_text(bars: Sequence[Bar], *, with_pid: bool) -> str:
+def _who(bars: Sequence[Bar]) -> str:
     agents = {bar.agent for bar in bars}
-    agent = bars[0].agent
-    pids = list(dict.fromkeys(bar.pid for bar in bars if bar.pid is not None))
-    who = "no agent" if agent is None else words.one_line(agent, _NAME_LIMIT)
     if len(agents) > 1:
-        who = words.counted(len(agents), "more agent", "more agents")
-    if not pids or not with_pid:
-        return who
-    where = f"pid {pids[0]}" if len(pids) == 1 else words.counted(len(pids), "process", "processes")
-    return f"{who} · {where}"
+        return words.counted(len(agents), "more agent", "more agents")
+    agent = bars[0].agent
+    return "no agent" if agent is None else words.one_line(agent, _NAME_LIMIT)
+
+
+def _where(bars: Sequence[Bar]) -> str | None:
+    pids = list(dict.fromkeys(bar.pid for bar in bars if bar.pid is not None))
+    if not pids:
+        return None
+    return f"pid {pids[0]}" if len(pids) == 1 else words.counted(len(pids), "process", "processes")
 
 
 def seen(meta: Mapping[str, Any], bars: Sequence[Bar]) -> str:

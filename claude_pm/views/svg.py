@@ -97,10 +97,10 @@ def plot(height: float, *content: str, y: float = 0.0) -> Markup:
     )  # fmt: skip
 
 
-def row_label(text: str, y: float) -> Markup:
+def row_label(text: str, y: float, title: str | None = None) -> Markup:
     """Return what stands left of a plot; what is too long is cut off, and whole in its title."""
     return element(
-        "svg", element("title", text), element("text", text, x=0, y=y),
+        "svg", element("title", title or text), element("text", text, x=0, y=y),
         width=f"{number(PLOT_X - 1)}%", height="100%",
     )  # fmt: skip
 

@@ -33,6 +33,7 @@ _ROW_HEIGHT = 15.0
 _LEAST_ROW_HEIGHT = 3.0
 _LANE_GAP = 6.0
 _LABEL_HEIGHT = 12.0
+_LABEL_CHARACTERS = 22
 _LEAST_WIDTH = 0.9
 _SHORTEST_PIECE = 0.25
 _LEAST_HEIGHT = 0.8
@@ -339,7 +340,7 @@ def _lane_labels(lanes: Sequence[Lane], scale: _Scale) -> Iterator[Markup]:
             y = top - _LANE_GAP / 2
             yield svg.element("line", x2="100%", y1=y, y2=y, stroke="currentColor",
                               stroke_opacity=0.18)  # fmt: skip
-        yield svg.row_label(lane.text, top + 10)
+        yield svg.row_label(lane.short_text(_LABEL_CHARACTERS), top + 10, lane.text)
 
 
 def _words(cells: Sequence[_Cell], scale: _Scale) -> Iterator[Markup]:

@@ -9,6 +9,7 @@ import pytest
 
 from claude_pm.profiles import Profile, schema
 from claude_pm.views import timeline_svg as module
+from claude_pm.views.lanes import Lane
 from claude_pm.views.reading import Reading
 from claude_pm.views.timeline_svg import timeline_svg
 from tests.profile_builder import ProfileBuilder
@@ -123,6 +124,13 @@ class TestBars:
             if svg.get("class") is None
         ]
         assert labels == ["qa · pid 4100", "qa · pid 4200", "ops · pid 4100"]
+
+    def test_a_process_id_is_never_cut(self) -> None:
+        """Where an agent and its process are too long for the place, the agent's name gives way."""
+        lane = Lane("documentation", "pid 29997", 0, 1)
+        assert lane.short_text(30) == "documentation · pid 29997"
+        assert lane.short_text(22) == "documentation · 29997"
+        assert lane.short_text(18) == "documenta… · 29997"
 
     def test_failures_can_be_seen_without_colours(self) -> None:
         """They are outlined and hatched, and the word for them stands beside."""
