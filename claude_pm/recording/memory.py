@@ -139,8 +139,9 @@ class RssSampler:
         now_ns = time.perf_counter_ns()
         if not always and now_ns - self._looked_ns < GLANCE_S * 1e9:
             return
-        # Another thread that reads does it as well.
-        if self._reading.acquire(blocking=False):
+        # Another thread that reads may be kept from it: its reading would come too late. But it may
+        # be this thread itself, if the garbage collector runs code with spans.
+        if self._reading.acquire(timeout=BOUNDARY_S):
             try:
                 is_due = always or now_ns - self._last_ns >= BOUNDARY_S * 1e9
                 if not self._stop.is_set() and (is_due or self._has_moved()):
