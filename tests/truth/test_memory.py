@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import sys
 import time
 
@@ -44,15 +45,23 @@ def test_peak_of_a_span(megabytes: int, seconds: float) -> None:
     )
 
 
+def written(megabytes: int) -> mmap.mmap:
+    """Return so much new memory, all of it written; a bytearray of less than 32 MB may be old."""
+    memory = mmap.mmap(-1, megabytes * _MB)
+    for offset in range(0, len(memory), mmap.PAGESIZE):
+        memory[offset] = 1
+    return memory
+
+
 def test_peak_of_a_span_after_another() -> None:
     """What a span's neighbour took just before is not the span's, whenever the last reading was."""
     kept = []
     with claude_pm.profile("neighbours", cpu=None, memory="rss") as profile:
         for number in range(20):
             with claude_pm.span("fills"):
-                kept.append(bytearray(8 * _MB))
+                kept.append(written(8))
                 time.sleep(0.001 * (number % 5))
-                kept.append(bytearray(4 * _MB))
+                kept.append(written(4))
             with claude_pm.span("spike"):
                 hold(40, 0.0)
             with claude_pm.span("calm"):
