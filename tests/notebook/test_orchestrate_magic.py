@@ -44,7 +44,7 @@ class TestAnswer:
         assert re.search(r"n = 2[.)]", ran.result["text/plain"])
         told = json.loads(
             kernel.run(
-                "t = both.spans\n"
+                "import json, claude_pm\nt = both.spans\n"
                 "samples = both.samples\n"
                 "answered = t[t['name'] == 'chat'].sort_values('start_s')\n"
                 "print(json.dumps([type(both).__name__, samples['condition'].tolist(),"
