@@ -98,15 +98,6 @@ class Span:
     _attributes: dict[str, Any] | None
     _token: Token[Any] | None
 
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            """Return what holds until it is set: to set all of it for each span costs more."""
-            try:
-                return _UNSET[name]
-            except KeyError:
-                raise AttributeError(f"A span has no attribute {name!r}.") from None
-
     @property
     def id_number(self) -> int:
         """The span's id; 0 where nothing is recorded."""
@@ -266,9 +257,6 @@ _clock_ns = time.perf_counter_ns
 _current_thread = threading.current_thread
 _get_ident = threading.get_ident
 _threads: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined]
-_UNSET = dict.fromkeys(
-    ("_attributes", "_columns", "_token", "outcome", "shared_facts", "task", "thread")
-) | {"end_ns": 0, "start_ns": 0}
 
 
 def span(name: str, **attributes: Any) -> Span:
@@ -284,6 +272,8 @@ def span(name: str, **attributes: Any) -> Span:
     """
     made = _new(Span)
     made.name = name
+    made.end_ns = 0
+    made.outcome = made._columns = made._attributes = None
     position = _position.get()
     if position is None or position[0].end_ns is not None:
         recorder, parent = _recorder_of_thread(), None
@@ -313,7 +303,7 @@ def span(name: str, **attributes: Any) -> Span:
     except TypeError:  # a value can change, or its column cannot hold it
         made._agent = agent
         made._mode = mode
-        made._columns = made._attributes = made.shared_facts = None
+        made.shared_facts = None
         made.set(**attributes)
     else:
         made._agent = facts.agent
@@ -323,7 +313,7 @@ def span(name: str, **attributes: Any) -> Span:
 
 def _unrecorded(made: Span, values: dict[str, Any]) -> Span:
     made._recorder = made._agent = made._mode = None
-    made._columns = made._attributes = made.shared_facts = None
+    made.shared_facts = None
     made.number = made.parent_number = made.trace_number = 0
     if values:
         columns, attributes = made._own()
