@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-_position: ContextVar[tuple[Recorder, Span | None] | None] = ContextVar(
-    "claude_pm_position", default=None
-)
+# The span that is open here, or the recorder where none is.
+_position: ContextVar[Span | Recorder | None] = ContextVar("claude_pm_position", default=None)
 
 
 class _Column:
@@ -96,7 +95,7 @@ class Span:
     _mode: str | None
     _columns: dict[str, Any] | None
     _attributes: dict[str, Any] | None
-    _token: Token[Any] | None
+    _token: Token[Span | Recorder | None]
 
     @property
     def id_number(self) -> int:
@@ -188,9 +187,11 @@ class Span:
     def __enter__(self) -> Self:
         recorder = self._recorder
         if recorder is not None:
-            # As current_thread() finds it, at half the price.
-            thread = _threads.get(_get_ident())
-            self.thread = _current_thread().name if thread is None else thread.name
+            try:
+                self.thread = _here.thread.name
+            except AttributeError:
+                _here.thread = _current_thread()
+                self.thread = _here.thread.name
             loop = _get_running_loop()
             task = None
             if loop is not None:
@@ -198,9 +199,9 @@ class Span:
                 if current is not None:
                     task = current.get_name()
             self.task = task
-            self._token = _position.set((recorder, self))
+            self._token = _set_position(self)
             if recorder.thread_spans is not None and task is None:
-                recorder.thread_spans[threading.get_ident()] = self
+                recorder.thread_spans[_get_ident()] = self
             if recorder.at_boundary is not None:
                 recorder.at_boundary()
             self.start_ns = _clock_ns()
@@ -226,20 +227,18 @@ class Span:
                 _status_of(error_type),
                 None if error is None else f"{type(error).__name__}: {error}",
             )
-        position = _position.get()
         # Closed out of turn, a span leaves the position to whoever has it now: another span, or
         # another profile.
-        if self._token is not None and position is not None and position[1] is self:
+        if _get_position() is self:
             try:
-                _position.reset(self._token)
+                _reset_position(self._token)
             except ValueError:
                 # A span may be closed in another context than it was opened in, as an async
                 # generator does: that context keeps its own position.
                 pass
             else:
                 if recorder.thread_spans is not None and self.task is None:
-                    position = _position.get()
-                    recorder.thread_spans[threading.get_ident()] = position and position[1]
+                    recorder.thread_spans[_get_ident()] = _span_at(_get_position())
         # Before the lock: a value's text may be made by code that opens spans.
         facts = self.shared_facts or self.facts()
         # A with statement takes twice as long.
@@ -256,7 +255,11 @@ _new = object.__new__
 _clock_ns = time.perf_counter_ns
 _current_thread = threading.current_thread
 _get_ident = threading.get_ident
-_threads: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined]
+_get_position = _position.get
+_set_position = _position.set
+_reset_position = _position.reset
+_here = threading.local()
+"""Holds each thread's Thread object: to look it up for every span costs twice as much."""
 
 
 def span(name: str, **attributes: Any) -> Span:
@@ -274,13 +277,16 @@ def span(name: str, **attributes: Any) -> Span:
     made.name = name
     made.end_ns = 0
     made.outcome = made._columns = made._attributes = None
-    position = _position.get()
-    if position is None or position[0].end_ns is not None:
-        recorder, parent = _recorder_of_thread(), None
+    position = _get_position()
+    parent: Span | None = None
+    if isinstance(position, Span):
+        parent, recorder = position, position._recorder
+    else:
+        recorder = position
+    if recorder is None or recorder.end_ns is not None:
+        parent, recorder = None, _recorder_of_thread()
         if recorder is None:
             return _unrecorded(made, attributes)
-    else:
-        recorder, parent = position
     made._recorder = recorder
     made.number = recorder.next_number()
     if parent is None:
@@ -329,22 +335,30 @@ def _unrecorded(made: Span, values: dict[str, Any]) -> Span:
 
 def current_span() -> Span | None:
     """Return the span that is open here, if a profile is being recorded."""
-    position = _position.get()
-    return position[1] if position is not None and not position[0].finished else None
+    return _span_at(_get_position())
 
 
 def span_in(context: Context | None) -> Span | None:
     """Return the span that is open in another task's or thread's context; takes no lock."""
-    position = None if context is None else context.get(_position)
-    return position[1] if position is not None and not position[0].finished else None
+    return None if context is None else _span_at(context.get(_position))
 
 
 def current_recorder() -> Recorder | None:
     """Return the recorder that spans opened here go to."""
-    position = _position.get()
-    if position is not None and not position[0].finished:
-        return position[0]
+    recorder = _recorder_at(_get_position())
+    if recorder is not None and not recorder.finished:
+        return recorder
     return _recorder_of_thread()
+
+
+def _span_at(position: Span | Recorder | None) -> Span | None:
+    if not isinstance(position, Span) or position._recorder is None:
+        return None
+    return None if position._recorder.finished else position
+
+
+def _recorder_at(position: Span | Recorder | None) -> Recorder | None:
+    return position._recorder if isinstance(position, Span) else position
 
 
 @overload
@@ -399,27 +413,26 @@ def _traced(function: Any, *, name: str | None, attributes: dict[str, Any]) -> A
 _active: list[Recorder] = []
 
 
-def activate(recorder: Recorder) -> tuple[Recorder, Span | None] | None:
+def activate(recorder: Recorder) -> Span | Recorder | None:
     """Send spans opened from here on to ``recorder``; return the position before, to restore."""
-    before = _position.get()
-    recorder.outer = None if before is None else before[0]
-    _position.set((recorder, None))
+    before = _get_position()
+    recorder.outer = _recorder_at(before)
+    _set_position(recorder)
     _active.append(recorder)
     return before
 
 
 def record_here(recorder: Recorder) -> None:
     """Send spans opened in this context to ``recorder``: a notebook runs each cell in its own."""
-    _position.set((recorder, None))
+    _set_position(recorder)
 
 
-def deactivate(recorder: Recorder, before: tuple[Recorder, Span | None] | None) -> None:
+def deactivate(recorder: Recorder, before: Span | Recorder | None) -> None:
     """Undo :func:`activate`, in whatever context: a notebook ends a cell in another one."""
     if recorder in _active:
         _active.remove(recorder)
-    position = _position.get()
-    if position is not None and position[0] is recorder:
-        _position.set(before)
+    if _recorder_at(_get_position()) is recorder:
+        _set_position(before)
 
 
 def _recorder_of_thread() -> Recorder | None:
@@ -427,7 +440,7 @@ def _recorder_of_thread() -> Recorder | None:
     # own. While exactly one profile is being recorded, by another thread, it belongs to that; of
     # profiles within one another, to the innermost, which hands it on.
     active = list(_active)
-    if not active or active[-1].thread_id == threading.get_ident():
+    if not active or active[-1].thread_id == _get_ident():
         return None
     is_nested = all(inner.outer is outer for outer, inner in pairwise(active))
     return active[-1] if is_nested else None

@@ -40,6 +40,7 @@ FACT_COLUMNS = (*TEXTS, "attributes", *COUNTS, *REALS)
 FACT_ROW = struct.Struct(f"={len(TEXTS) + 1}I{len(COUNTS)}q{len(REALS)}d")
 SPAN_COLUMNS = ("number", "parent", "trace", "fact", "place", "task", "outcome", "start", "end")
 SPAN_ROW = struct.Struct("=7I2q")
+_pack_span = SPAN_ROW.pack
 
 # Values that nobody can change after they were recorded: their JSON can wait.
 _IMMUTABLE = frozenset({str, int, float, bool, type(None)})
@@ -101,7 +102,7 @@ class SpanRows:
     def add_span(self, span: Span, facts: Facts, outcome: Outcome | None, end_ns: int) -> None:
         """Append a span; the outcome None stands for ``OK``."""
         self._add(
-            SPAN_ROW.pack(
+            _pack_span(
                 span.number,
                 span.parent_number,
                 span.trace_number,
