@@ -167,21 +167,24 @@ def awaits_and_cpu(truth: Truth) -> None:
 
 
 def gathered_tasks(truth: Truth) -> None:
-    """Concurrent agents, each with work and waiting of its own."""
+    """Concurrent agents, each with work and waiting of its own.
 
-    async def agent(name: str, work_s: float, wait_s: float) -> None:
+    The work is a lambda each, so that a profiler that knows no agents can tell it apart too.
+    """
+
+    async def agent(name: str, work: Callable[[], None], wait_s: float) -> None:
         with claude_pm.span("agent", agent=name):
             for _ in range(40):
                 with truth.of(name):
-                    _burn(work_s)
+                    work()
                 with truth.of(f"{name} waits", cpu_of=name) as part:
                     await sleep(part, wait_s)
 
     async def main() -> None:
         await asyncio.gather(
-            agent("first", 0.008, 0.02),
-            agent("second", 0.004, 0.03),
-            agent("third", 0.012, 0.01),
+            agent("first", lambda: _burn(0.008), 0.02),
+            agent("second", lambda: _burn(0.004), 0.03),
+            agent("third", lambda: _burn(0.012), 0.01),
         )
 
     asyncio.run(main())
