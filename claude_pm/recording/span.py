@@ -316,8 +316,8 @@ def span(name: str, **attributes: Any) -> Span:
 
 def _unrecorded(made: Span, values: dict[str, Any]) -> Span:
     made._recorder = made._agent = made._mode = None
-    made.shared_facts = None
-    made.number = made.parent_number = made.trace_number = 0
+    made.shared_facts = made.thread = made.task = None
+    made.number = made.parent_number = made.trace_number = made.start_ns = 0
     if values:
         columns, attributes = made._own()
         for key, value in values.items():

@@ -713,6 +713,7 @@ class TestWithoutProfile:
             current.set(n=1, input_tokens=2)
             assert not current.recording
             assert current.traceparent is None
+            assert (current.start_ns, current.thread, current.task) == (0, None, None)
             assert current_span() is None
             assert current_recorder() is None
 
