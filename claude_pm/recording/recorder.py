@@ -6,7 +6,6 @@ DataFrames are made by :meth:`Recorder.spans_frame`, after the recorded code has
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -78,12 +77,10 @@ class Recorder:
         """The number of the span whose children the roots are; 0 for none."""
         self.root_trace = FOREIGN if remote_trace is not None else 0
         """The number of the roots' trace; 0 where each has its own."""
-        self.next_number = itertools.count(1).__next__
-        """Returns the number of a new span."""
+        self.next_number = self.rows.next_number
         self.shared_facts = self.rows.shared_facts
         self.add_span = self.rows.add_span
-        self.lock = threading.Lock()
-        """Whoever adds to the rows holds it, or reads them."""
+        self.lock = self.rows.lock
 
     @property
     def finished(self) -> bool:
@@ -104,13 +101,11 @@ class Recorder:
             if self.finished:
                 return
             self.end_ns = time.perf_counter_ns()
-            # Nobody opens spans of a finished recorder, and nobody else closes them.
-            unfinished = list(self.open_spans.values())
-            self.open_spans.clear()
-        for span in unfinished:
-            facts = span.facts({"unfinished": True})
-            with self.lock:
-                self.add_span(span, facts, UNFINISHED, self.end_ns)
+        # One that another thread is just closing may get its row from either; no matter which.
+        for span in list(self.open_spans.values()):
+            if not self.rows.has_row(span.number):
+                self.add_span(span, span.facts({"unfinished": True}), UNFINISHED, self.end_ns)
+        self.open_spans.clear()
 
     def merge(self, recorded: Mapping[str, Any]) -> None:
         """Take over what another process, or an inner profile, has recorded (:meth:`dump`)."""
@@ -143,15 +138,13 @@ class Recorder:
 
     def span_rows(self) -> list[dict[str, Any]]:
         """Return the recorded spans, one dict each, times as ``start_ns`` and ``end_ns``."""
-        with self.lock:
-            return list(self.rows.read())
+        return list(self.rows.read())
 
     def spans_frame(self) -> pd.DataFrame:
         """Return the ``spans`` table, ordered by start."""
         from claude_pm.recording.span_table import spans_frame
 
-        with self.lock:
-            return spans_frame(self.rows, self.origin_ns, final=self.finished)
+        return spans_frame(self.rows, self.origin_ns, final=self.finished)
 
 
 def _parse_traceparent(traceparent: str | None) -> tuple[int, str | None]:

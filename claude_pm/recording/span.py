@@ -187,11 +187,13 @@ class Span:
     def __enter__(self) -> Self:
         recorder = self._recorder
         if recorder is not None:
+            if self.end_ns:
+                self._begin_again(recorder)
             try:
-                self.thread = _here.thread.name
+                self.thread = _here.thread._name
             except AttributeError:
                 _here.thread = _current_thread()
-                self.thread = _here.thread.name
+                self.thread = _here.thread._name
             loop = _get_running_loop()
             task = None
             if loop is not None:
@@ -200,10 +202,12 @@ class Span:
                     task = current.get_name()
             self.task = task
             self._token = _set_position(self)
-            if recorder.thread_spans is not None and task is None:
-                recorder.thread_spans[_get_ident()] = self
-            if recorder.at_boundary is not None:
-                recorder.at_boundary()
+            thread_spans = recorder.thread_spans
+            if thread_spans is not None and task is None:
+                thread_spans[_get_ident()] = self
+            at_boundary = recorder.at_boundary
+            if at_boundary is not None:
+                at_boundary()
             self.start_ns = _clock_ns()
             # Last: the end of the recording in another thread may come at any time.
             recorder.open_spans[self.number] = self
@@ -218,9 +222,10 @@ class Span:
         recorder = self._recorder
         if recorder is None:
             return
-        if recorder.at_boundary is not None:
-            recorder.at_boundary()
-        self.end_ns = _clock_ns()
+        at_boundary = recorder.at_boundary
+        if at_boundary is not None:
+            at_boundary()
+        self.end_ns = end_ns = _clock_ns()
         outcome = None
         if error_type is not None:
             self.outcome = outcome = (
@@ -237,14 +242,20 @@ class Span:
                 # generator does: that context keeps its own position.
                 pass
             else:
-                if recorder.thread_spans is not None and self.task is None:
-                    recorder.thread_spans[_get_ident()] = _span_at(_get_position())
-        # Before the lock: a value's text may be made by code that opens spans.
+                thread_spans = recorder.thread_spans
+                if thread_spans is not None and self.task is None:
+                    thread_spans[_get_ident()] = _span_at(_get_position())
         facts = self.shared_facts or self.facts()
-        # acquire() and try would be faster, but an interrupt between them would leave it locked.
-        with recorder.lock:
-            if recorder.open_spans.pop(self.number, None) is not None and recorder.end_ns is None:
-                recorder.add_span(self, facts, outcome, self.end_ns)
+        if recorder.end_ns is None:
+            # In this order: the end of the recording writes the rows of spans that are open.
+            recorder.add_span(self, facts, outcome, end_ns)
+            recorder.open_spans.pop(self.number, None)
+
+    def _begin_again(self, recorder: Recorder) -> None:
+        """Become another span of the same parent: the context manager is used once more."""
+        self.number = recorder.next_number()
+        self.end_ns = 0
+        self.outcome = None
 
 
 _OK = ("ok", None)

@@ -2,19 +2,26 @@
 
 A span is 44 bytes: what many spans share (texts, numbers, attributes) is held once, and a row
 names it by a small whole number. A million spans take some 48 MB.
+
+Nobody who adds a row takes a lock: it would cost a tenth of a span, and a signal's handler or a
+finalizer that opens spans could meet it held. Each step that two threads may take at once is one
+call into C, which the interpreter's own lock makes whole: take the next number, write a row to the
+place that this number has, set a default.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import marshal
 import math
 import os
 import struct
+import threading
 from array import array
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from claude_pm.recording import ids
 from claude_pm.recording.span_columns import COLUMNS, KINDS, column_value
@@ -40,12 +47,18 @@ FACT_COLUMNS = (*TEXTS, "attributes", *COUNTS, *REALS)
 FACT_ROW = struct.Struct(f"={len(TEXTS) + 1}I{len(COUNTS)}q{len(REALS)}d")
 SPAN_COLUMNS = ("number", "parent", "trace", "fact", "place", "task", "outcome", "start", "end")
 SPAN_ROW = struct.Struct("=7I2q")
-_pack_span = SPAN_ROW.pack
+_pack_span_into = SPAN_ROW.pack_into
+_SPAN_BYTES = SPAN_ROW.size
+
+_K = TypeVar("_K")
 
 # Values that nobody can change after they were recorded: their JSON can wait.
 _IMMUTABLE = frozenset({str, int, float, bool, type(None)})
 # Things that are looked for again; further ones are held one by one.
 _SHARED = 8192
+_MORE_SPANS = 512
+_MORE_FACTS = 64
+"""Rows that room is made for at a time."""
 _to_json = json.JSONEncoder(default=str, allow_nan=False, ensure_ascii=False).encode
 
 
@@ -73,7 +86,7 @@ class Facts:
 
 
 class SpanRows:
-    """The rows of one recorder. The caller sees to it that one thread at a time adds to them."""
+    """The rows of one recorder. Any thread may add to them at any time."""
 
     def __init__(self, remote_trace: str | None) -> None:
         self.first_id = ids.new_span_id()
@@ -83,37 +96,60 @@ class SpanRows:
         self.foreign_ids = array("Q")
         self.foreign_traces: list[str | None] = [remote_trace]
         self.pid = os.getpid()
-        # An array grows by eighths; most other buffers double.
-        self.spans = array("I")
-        self.facts = array("I")
-        self.texts = Codes()
+        self.lock = threading.RLock()
+        """Whoever looks into the rows where they lie holds it: they do not grow meanwhile."""
+        self.next_number = itertools.count(1).__next__
+        """Returns the number of a new span, and of its row."""
+        self._next_fact = itertools.count(1).__next__
+        # Arrays grow by sixteenths; most other buffers double. Row 0 is nobody's.
+        self.spans = array("B", bytes(SPAN_ROW.size))
+        self.facts = array("B", bytes(FACT_ROW.size))
+        self.texts: Codes[str | None] = Codes(None)
         self.attributes = _Attributes()
-        self.tasks = Codes()
-        self.places: dict[tuple[int | None, str | None], int] = {}
+        self.tasks: Codes[str | None] = Codes(None)
+        self.places: Codes[tuple[int | None, str | None]] = Codes()
         self.own_places = _OwnPlaces(self)
-        self.outcomes: dict[Outcome, int] = {OK: 0, UNFINISHED: 1}
+        self.outcomes = Codes(OK, UNFINISHED)
         self._foreign_codes: dict[int, int] = {}
         self._foreign_trace_codes: dict[str | None, int] = {remote_trace: FOREIGN}
         self.shared_facts = functools.lru_cache(maxsize=_SHARED, typed=True)(_make_facts)
         """``(name, inherited agent, inherited mode, **values)``: the facts, found again if they
         were asked for before. A TypeError says that they cannot be shared, or are wrong."""
-        self._add: Callable[[bytes], None] = self.spans.frombytes
 
     def add_span(self, span: Span, facts: Facts, outcome: Outcome | None, end_ns: int) -> None:
-        """Append a span; the outcome None stands for ``OK``."""
-        self._add(
-            _pack_span(
-                span.number,
+        """Write a span's row, anew if there is one; the outcome None stands for ``OK``."""
+        number = span.number
+        fact = facts.code or self.facts_code(facts)
+        try:
+            _pack_span_into(
+                self.spans,
+                number * _SPAN_BYTES,
+                number,
                 span.parent_number,
                 span.trace_number,
-                facts.code or self.facts_code(facts),
+                fact,
                 self.own_places[span.thread],
                 self.tasks[span.task],
-                0 if outcome is None else self.outcome(outcome),
+                0 if outcome is None else self.outcomes[outcome],
                 span.start_ns,
                 end_ns,
             )
-        )
+        except struct.error:
+            if len(self.spans) >= (number + 1) * _SPAN_BYTES:
+                raise
+            self._make_room(self.spans, number, SPAN_ROW.size, _MORE_SPANS)
+            self.add_span(span, facts, outcome, end_ns)
+
+    def has_row(self, number: int) -> bool:
+        """Whether a span's row was written."""
+        begin = number * _SPAN_BYTES
+        return any(self.spans[begin : begin + _SPAN_BYTES])
+
+    def _make_room(self, rows: array[int], number: int, row_bytes: int, more: int) -> None:
+        if len(rows) < (number + 1) * row_bytes:
+            with self.lock:
+                while len(rows) < (number + 1) * row_bytes:
+                    rows.frombytes(bytes(more * row_bytes))
 
     def add_row(self, row: Mapping[str, Any]) -> None:
         """Append a row of :meth:`read`, of these rows or others.
@@ -131,7 +167,7 @@ class SpanRows:
                 ),
                 self.trace_number_of(row["trace_id"]),
                 self.facts_code(facts),
-                self.place(row["pid"], row["thread"]),
+                self.places[row["pid"], row["thread"]],
                 self.tasks[row["task"]],
                 self.outcomes[UNFINISHED],
                 row["start_ns"],
@@ -139,17 +175,25 @@ class SpanRows:
             )
         except (struct.error, OverflowError, ValueError) as error:
             raise TypeError(f"A span has a value that its column cannot hold: {error}.") from None
-        self._add(packed)
+        number = self.next_number()
+        self._make_room(self.spans, number, SPAN_ROW.size, _MORE_SPANS)
+        begin = number * SPAN_ROW.size
+        self.spans[begin : begin + SPAN_ROW.size] = array("B", packed)
 
     def read(self) -> Iterator[dict[str, Any]]:
         """Yield the spans, one dict of JSON values each, times as ``start_ns`` and ``end_ns``."""
-        texts, attributes = self.texts.texts(), self.attributes.texts()
-        tasks, places, outcomes = self.tasks.texts(), list(self.places), list(self.outcomes)
-        facts = list(FACT_ROW.iter_unpack(self.facts))
+        # Copied: what is looked into cannot grow. And the rows first, for what they name was there
+        # before them.
+        spans, facts = bytes(self.spans), list(FACT_ROW.iter_unpack(bytes(self.facts)))
+        texts, tasks = encoded_texts(self.texts), encoded_texts(self.tasks)
+        places, outcomes = self.places.listed(), self.outcomes.listed()
+        attributes = self.attributes.texts()
         for number, parent, trace, fact, place, task, outcome, start, end in SPAN_ROW.iter_unpack(
-            self.spans
+            spans
         ):
-            values = facts[fact - 1]
+            if fact == 0:
+                continue
+            values = facts[fact]
             said = dict(zip(TEXTS, (texts[code] for code in values), strict=False))
             counted = dict(zip((*COUNTS, *REALS), values[len(TEXTS) + 1 :], strict=True))
             status, error = outcomes[outcome]
@@ -176,28 +220,21 @@ class SpanRows:
     def facts_code(self, facts: Facts) -> int:
         """Return the number of these facts' row, which is made when first asked for."""
         if facts.code == 0:
+            code = self._next_fact()
+            self._make_room(self.facts, code, FACT_ROW.size, _MORE_FACTS)
             get = facts.columns.get
-            row = FACT_ROW.pack(
+            FACT_ROW.pack_into(
+                self.facts,
+                code * FACT_ROW.size,
                 self.texts[facts.name],
                 *[self.texts[get(name)] for name in TEXTS[1:]],
                 self.attributes.code(facts.json or facts.attributes),
                 *[NULL if (value := get(name)) is None else value for name in COUNTS],
                 *[NAN if (value := get(name)) is None else value for name in REALS],
             )
-            self.facts.frombytes(row)
-            facts.code = len(self.facts) * self.facts.itemsize // FACT_ROW.size
+            # Last: from now on others name the row.
+            facts.code = code
         return facts.code
-
-    def place(self, pid: int | None, thread: str | None) -> int:
-        """Return the number of this process's thread."""
-        return self.places.setdefault((pid, thread), len(self.places))
-
-    def outcome(self, outcome: Outcome) -> int:
-        """Return the number of this status and error."""
-        code = self.outcomes.get(outcome)
-        if code is None:
-            code = self.outcomes[outcome] = len(self.outcomes)
-        return code
 
     def number_of(self, span_id: int) -> int:
         """Return the number that stands for a span's id; 0 for 0, which is none."""
@@ -233,30 +270,36 @@ class SpanRows:
         return f"{self.trace_start}{self.first_id + number - 1:016x}"
 
 
-class Codes(dict[str | None, int]):
-    """Texts as small whole numbers; a new text gets the next."""
+class Codes(dict[_K, int], Generic[_K]):
+    """Things as small whole numbers, their codes; a new one gets the next."""
 
-    def __init__(self) -> None:
-        super().__init__({None: 0})
+    def __init__(self, *first: _K) -> None:
+        super().__init__(zip(first, itertools.count(), strict=False))
+        self._next = itertools.count(len(first)).__next__
 
-    def __missing__(self, text: str | None) -> int:
-        code = self[text] = len(self)
-        return code
+    def __missing__(self, key: _K) -> int:
+        # Two threads that ask for it at once take two codes, of which one is never used.
+        return self.setdefault(key, self._next())
 
-    def texts(self) -> list[str | None]:
-        """Return the texts, each at its number."""
-        return [encoded(text) for text in self]
+    def listed(self) -> list[_K]:
+        """Return the things, each at its code; at a code that is not used stands any of them."""
+        keys = list(self)
+        codes = [self[key] for key in keys]
+        listed = keys[:1] * (max(codes, default=-1) + 1)
+        for key, code in zip(keys, codes, strict=True):
+            listed[code] = key
+        return listed
 
 
 class _OwnPlaces(dict[str | None, int]):
-    """Numbers of this process's threads, by name."""
+    """Codes of this process's threads, by name."""
 
     def __init__(self, rows: SpanRows) -> None:
         super().__init__()
         self._rows = rows
 
     def __missing__(self, thread: str | None) -> int:
-        code = self[thread] = self._rows.place(self._rows.pid, thread)
+        code = self[thread] = self._rows.places[self._rows.pid, thread]
         return code
 
 
@@ -264,11 +307,9 @@ class _Attributes:
     """Spans' attributes by small whole numbers; 0 stands for none."""
 
     def __init__(self) -> None:
-        self._held: list[bytes | str] = ["{}"]
+        self._held: list[bytes | str | None] = []
         self._shared: dict[bytes | str, int] = {}
-
-    def __len__(self) -> int:
-        return len(self._held)
+        self._next = itertools.count(1).__next__
 
     def code(self, attributes: Mapping[str, Any] | str) -> int:
         """Return the number of these attributes; most spans of a name have the same."""
@@ -285,8 +326,10 @@ class _Attributes:
             held = attributes_json(attributes)
         code = self._shared.get(held)
         if code is None:
-            code = len(self._held)
-            self._held.append(held)
+            code = self._next()
+            while code >= len(self._held):
+                self._held.extend([None] * _MORE_FACTS)
+            self._held[code] = held
             if code < _SHARED:
                 self._shared[held] = code
         return code
@@ -294,9 +337,11 @@ class _Attributes:
     def texts(self) -> list[str]:
         """Return the attributes as JSON objects, each at its number."""
         return [
-            held if isinstance(held, str) else attributes_json(marshal.loads(held))  # noqa: S302
-            for held in self._held
-        ]
+            "{}" if held is None
+            else held if isinstance(held, str)
+            else attributes_json(marshal.loads(held))  # noqa: S302
+            for held in self._held or [None]
+        ]  # fmt: skip
 
 
 def _make_facts(name: str, agent: str | None, mode: str | None, /, **values: Any) -> Facts:
@@ -310,6 +355,11 @@ def _make_facts(name: str, agent: str | None, mode: str | None, /, **values: Any
         else:
             raise TypeError(f"{key} can change")
     return Facts(name, columns, attributes)
+
+
+def encoded_texts(codes: Codes[str | None]) -> list[str | None]:
+    """Return the texts, each at its code."""
+    return [encoded(text) for text in codes.listed()]
 
 
 def encoded(text: str | None) -> str | None:

@@ -23,6 +23,7 @@ from claude_pm.recording.span_rows import (
     TEXTS,
     SpanRows,
     encoded,
+    encoded_texts,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -43,16 +44,27 @@ _SAME_ROWS = 65_536
 
 
 def spans_frame(rows: SpanRows, origin_ns: int, *, final: bool) -> pd.DataFrame:
-    """Return the ``spans`` table, ordered by start; nobody may add rows meanwhile.
+    """Return the ``spans`` table, ordered by start.
 
-    ``final`` says that nobody will later either: an array that is looked into cannot grow.
+    ``final`` says that the recording has ended: then nothing has to be copied.
     """
     import pandas as pd
 
-    spans = np.frombuffer(rows.spans if final else bytes(rows.spans), dtype=_SPAN)
-    facts = np.frombuffer(rows.facts if final else bytes(rows.facts), dtype=_FACT)
-    columns = dict(_columns(rows, spans, facts, origin_ns))
+    with rows.lock:
+        # The rows first, for what they name was there before them.
+        spans = _written(np.frombuffer(rows.spans if final else bytes(rows.spans), dtype=_SPAN))
+        facts = np.frombuffer(rows.facts if final else bytes(rows.facts), dtype=_FACT)
+        facts = facts[1 : spans["fact"].max(initial=0) + 1]
+        columns = dict(_columns(rows, spans, facts, origin_ns))
     return pd.DataFrame({name: columns.pop(name) for name in schema.SPANS.column_names}, copy=False)
+
+
+def _written(spans: NDArray[Any]) -> NDArray[Any]:
+    """Return the rows without those of spans that never began, and without room for more."""
+    written = spans["fact"] != 0
+    room = int(np.argmax(written[::-1]))
+    spans, written = spans[1 : len(spans) - room], written[1 : len(spans) - room]
+    return spans if written.all() else spans[written]
 
 
 def _columns(
@@ -81,16 +93,16 @@ def _columns(
     del starts
     yield "trace_id", _traces(column("trace"), rows)
 
-    places, codes = list(rows.places), column("place")
+    places, codes = rows.places.listed(), column("place")
     pids = np.array([NULL if pid is None else pid for pid, _ in places] or [0], dtype=np.int64)
     yield "pid", _whole(pids[codes])
     yield "thread", _texts(codes, [encoded(thread) for _, thread in places])
-    yield "task", _texts(column("task"), rows.tasks.texts())
+    yield "task", _texts(column("task"), encoded_texts(rows.tasks))
 
     fact = column("fact")
     fact -= 1
-    texts = rows.texts.texts()
-    outcome, outcomes = column("outcome"), list(rows.outcomes)
+    texts = encoded_texts(rows.texts)
+    outcome, outcomes = column("outcome"), rows.outcomes.listed()
     for nth, name in enumerate(("status", "error")):
         # What was set by hand stands before what the end said.
         said = [encoded(each[nth]) for each in outcomes]
