@@ -1,7 +1,8 @@
 """The ``spans`` table, made of a recorder's rows a column at a time.
 
 Its text columns are Arrow's: the texts of all rows one after the other, and where each begins. So
-a column of texts costs their bytes and 8 a row; one whose texts are all equal costs nothing.
+a column of texts costs their bytes and 8 a row; one of texts of equal length only their bytes, and
+one whose texts are all equal nothing.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ _FACT = np.dtype(
 )
 # The four hex digits of each two bytes.
 _HEX = np.frombuffer(np.arange(65_536, dtype=">u2").tobytes().hex().encode(), dtype="<u4")
-_SAME_ROWS = 65_536
-"""A column of equal texts repeats one piece of this many rows."""
+_PIECE_ROWS = 65_536
+"""A column's pieces of this many rows share what is equal in each: the texts, or where they begin."""
 
 
 def spans_frame(rows: SpanRows, origin_ns: int, *, final: bool) -> pd.DataFrame:
@@ -157,14 +158,7 @@ def _hex(ids: NDArray[np.uint64]) -> NDArray[np.uint32]:
 
 
 def _id_texts(ids: NDArray[np.uint64]) -> Any:
-    known = ids != 0
-    if known.all():
-        return _arrow(_fixed(_hex(ids)))
-    ends = np.cumsum(known, dtype=np.int64)
-    ends *= 16
-    offsets = np.r_[np.int64(0), ends]
-    del ends
-    return _arrow(_array(len(ids), offsets, _hex(ids[known]), known))
+    return _fixed(_hex(ids), ids != 0)
 
 
 def _traces(codes: NDArray[np.uint32], rows: SpanRows) -> Any:
@@ -173,30 +167,24 @@ def _traces(codes: NDArray[np.uint32], rows: SpanRows) -> Any:
         digits = np.empty((len(codes), 8), dtype=np.uint32)
         digits[:, :4] = np.frombuffer(rows.trace_start.encode(), dtype=np.uint32)
         digits[:, 4:] = _hex(_ids(codes, rows))
-        return _arrow(_fixed(digits))
+        return _fixed(digits, own)
     distinct, nth = np.unique(codes, return_inverse=True)
     return _texts(nth, [encoded(rows.trace_of(int(code))) for code in distinct])
 
 
-def _fixed(digits: NDArray[np.uint32]) -> pa.Array:
-    """Return texts of equal length."""
-    count, fours = digits.shape
-    offsets = np.arange(count + 1, dtype=np.int64)
-    offsets *= 4 * fours
-    return _array(count, offsets, digits, None)
-
-
-def _array(
-    count: int,
-    offsets: NDArray[np.int64],
-    data: NDArray[Any],
-    known: NDArray[np.bool_] | None,
-) -> pa.Array:
+def _fixed(digits: NDArray[np.uint32], known: NDArray[np.bool_]) -> Any:
+    """Return a column of texts of equal length, null where not ``known``."""
     import pyarrow as pa
 
-    valid = None if known is None else pa.py_buffer(np.packbits(known, bitorder="little"))
-    buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(data))]
-    return pa.Array.from_buffers(pa.large_string(), count, buffers)
+    count, fours = digits.shape
+    offsets = pa.py_buffer(np.arange(min(count, _PIECE_ROWS) + 1, dtype=np.int64) * (4 * fours))
+    pieces = []
+    for begin in range(0, count, _PIECE_ROWS):
+        piece, valid = digits[begin : begin + _PIECE_ROWS], known[begin : begin + _PIECE_ROWS]
+        mask = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
+        buffers = [mask, offsets, pa.py_buffer(piece)]
+        pieces.append(pa.Array.from_buffers(pa.large_string(), len(piece), buffers))
+    return _arrow(pa.chunked_array(pieces, type=pa.large_string()))
 
 
 def _texts(codes: NDArray[Any], texts: Sequence[str | None]) -> Any:
@@ -206,8 +194,8 @@ def _texts(codes: NDArray[Any], texts: Sequence[str | None]) -> Any:
     table = pa.array(texts, type=pa.large_string())
     count = len(codes)
     if count and (codes == codes[0]).all():
-        piece = table.take(pa.array([int(codes[0])] * min(count, _SAME_ROWS)))
-        whole, rest = divmod(count, _SAME_ROWS)
+        piece = table.take(pa.array([int(codes[0])] * min(count, _PIECE_ROWS)))
+        whole, rest = divmod(count, _PIECE_ROWS)
         pieces = [piece] * whole + ([piece.slice(0, rest)] if rest else [])
         return _arrow(pa.chunked_array(pieces))
     return _arrow(table.take(pa.array(codes)))
