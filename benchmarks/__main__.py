@@ -12,6 +12,7 @@ import sys
 
 from benchmarks import (
     attribution,
+    cost,
     http,
     import_time,
     orchestration,
@@ -32,6 +33,7 @@ BENCHMARKS = {
     "what_if": what_if.run,
     "profilers": profilers.run,
     "attribution": attribution.run,
+    "cost": cost.run,
 }
 TABLES = {"profilers": profilers.main, "attribution": attribution.main}
 

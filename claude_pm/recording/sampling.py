@@ -17,7 +17,7 @@ import asyncio
 import sys
 import threading
 import time
-from asyncio import AbstractEventLoop, Task
+from asyncio import AbstractEventLoop, Task, _get_running_loop, current_task
 from concurrent.futures import thread as pool_threads
 from contextvars import Context
 from types import CodeType, FrameType
@@ -192,7 +192,7 @@ class StackSampler:
             ran_on = waited = True
             # Only a signal interrupts, and always the same thread.
             if interrupted is not None:
-                ran_on = cpu_before_ns - self._cpu_ns > _RAN_ON * elapsed_ns
+                ran_on = cpu_before_ns - self._cpu_ns > _RAN_ON * elapsed_ns or not self._waited()
                 self._cpu_ns = cpu_before_ns
             if (
                 interrupted is not None
@@ -205,8 +205,8 @@ class StackSampler:
                 self._end_look(now_ns, held_up=True)
                 return
             if interrupted is not None:
-                waits = waits_of_this_thread()
-                waited, self._waits = waits != self._waits, waits
+                waited = self._waited()
+                self._waits = waits_of_this_thread()
             try:
                 cpu_now_ns = cpu_before_ns if self._knows_cpu else None
                 self._look(now_ns, interrupted, cpu_now_ns, waited=waited)
@@ -243,6 +243,10 @@ class StackSampler:
     def _runs_on(self) -> bool:
         """Whether this thread runs on and on, and no other one runs."""
         return self._pace.runs_on and self._contenders <= 1 and self._knows_cpu
+
+    def _waited(self) -> bool:
+        """Whether this thread waited since the last whole look; else it was kept from running."""
+        return waits_of_this_thread() != self._waits
 
     def _has_timer_due(self) -> bool:
         """Whether this thread's event loop, which sleeps, has slept for as long as it wanted."""
@@ -295,7 +299,11 @@ class StackSampler:
         """
         try:
             here = threading.get_ident()
-            glance = self._glance(here, interrupted, self._running_tasks(), is_interrupted=True)
+            loop = _get_running_loop()
+            task = None if loop is None else current_task(loop)
+            glance = self._glance(
+                here, interrupted, task, is_loop=loop is not None, is_interrupted=True
+            )
         except Exception:  # noqa: BLE001 - it would be raised in the user's code
             self._failed += 1
             return
@@ -324,7 +332,7 @@ class StackSampler:
         for loop in self._loops:
             ident = _thread_of(loop)
             if ident:
-                found[ident] = asyncio.current_task(loop)
+                found[ident] = current_task(loop)
         return found
 
     def _look_at_threads(
@@ -343,6 +351,9 @@ class StackSampler:
         """
         here, self._contenders, self._runs = threading.get_ident(), 0, False
         frames = sys._current_frames()  # noqa: SLF001 - the documented way to see other threads
+        # Not our own, which holds ``frames``: each look would be a cycle for the garbage collector,
+        # and keep all that the interrupted code holds alive until it comes.
+        frames[here] = sys._getframe(1) if interrupted is None else interrupted  # noqa: SLF001
         # Not threading.enumerate(), whose lock the interrupted code may hold.
         threads: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined] # noqa: SLF001
         for ident, frame in frames.items():
@@ -357,9 +368,13 @@ class StackSampler:
             if ident not in running and ident != here and known.still_waits(its_look, place):
                 continue
             is_interrupted = ident == here and interrupted is not None
-            if ident == here and interrupted is not None:
-                frame = interrupted  # noqa: PLW2901 - and not our own that came on top
-            glance = self._glance(ident, frame, running, is_interrupted=is_interrupted)
+            glance = self._glance(
+                ident,
+                frame,
+                running.get(ident),
+                is_loop=ident in running,
+                is_interrupted=is_interrupted,
+            )
             sight = self._sight(known.name, glance)
             if ident == here:
                 known.look(its_look, sight, cpu_now_ns, waited=waited)
@@ -378,11 +393,11 @@ class StackSampler:
         self,
         ident: int,
         frame: FrameType,
-        running: dict[int, Task[Any] | None],
+        task: Task[Any] | None,
         *,
+        is_loop: bool,
         is_interrupted: bool,
     ) -> _Glance:
-        task = running.get(ident)
         codes, work = _codes_of(frame, None if task is None else outermost_frame(task))
         if task is None:
             time_of, span = None, self._span_of_thread(ident, work)
@@ -390,7 +405,7 @@ class StackSampler:
             time_of = self._time_of(task)
             span = time_of.read_span()
         place = id(frame), frame.f_lasti
-        return _Glance(codes, span, time_of, place, ident in running, is_interrupted)
+        return _Glance(codes, span, time_of, place, is_loop, is_interrupted)
 
     def _sight(self, name: str, glance: _Glance) -> Sight:
         codes, task = glance.codes, glance.task

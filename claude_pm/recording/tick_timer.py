@@ -8,7 +8,8 @@ waits alone. A switch interval of 0.1 ms mends the second and not the first.
 
 Code that runs for long is interrupted by a timer of its own CPU time instead. The kernel looks at
 that one at its regular ticks, which come anyway: a timer of real time has the hardware's set each
-time, which costs more than all else of an interruption where the machine is a virtual one.
+time, which costs more than all else of an interruption where the machine is a virtual one. And it
+goes off again and again by itself: to arm one costs a third of what a look does.
 
 Where there is no such timer, or the profiled code does not run in the main thread, a thread looks.
 It looks too while the main thread cannot, being in code that neither runs Python nor is
@@ -39,6 +40,8 @@ SPREAD = 0.5
 # A timer set to nothing is off.
 _LEAST_NS = 10_000
 _WATCH_S = 0.05
+# Code whose CPU time counts and that begins to wait is looked at after so many intervals.
+_BEGAN_TO_WAIT = 4
 # A look that is this many intervals late will not come by itself.
 _OVERDUE = 5
 
@@ -104,7 +107,8 @@ class _SignalTimer:
         self.spread = SPREAD
         self.runs_on = False
         self._tick = tick
-        self._last_ns = 0
+        self._last_ns = self._due_ns = 0
+        self._cpu_ticks = 0
         self._libc: Any = ctypes.CDLL(None, use_errno=True)
         self._settime: Any = self._libc.timer_settime
         self._interval = _Interval()
@@ -115,6 +119,7 @@ class _SignalTimer:
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="claude_pm-sampler", daemon=True)
         self._kernels_tick_ns = int(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e9)
+        # Only that of CPU time goes off more than once.
         self._timer = self._made(_CLOCK_MONOTONIC)
         self._cpu_timer = self._made(_CLOCK_THREAD_CPUTIME_ID)
 
@@ -153,24 +158,45 @@ class _SignalTimer:
 
     def _arm(self) -> None:
         ticks = self.interval_ns // self._kernels_tick_ns if self.runs_on else 0
-        if ticks:
+        if ticks != self._cpu_ticks:
+            self._cpu_ticks = ticks
+            every_ns = ticks * self._kernels_tick_ns
             # Due in the middle between two of the kernel's ticks: the later one has it.
-            self._set(self._cpu_timer, ticks * self._kernels_tick_ns - self._kernels_tick_ns // 2)
-            # In case that the code begins to wait.
-            self._set(self._timer, 2 * self.interval_ns)
-        else:
-            self._set(self._timer, max(_LEAST_NS, int(self.interval_ns * _share(self.spread))))
+            self._set(self._cpu_timer, every_ns - self._kernels_tick_ns // 2 if ticks else 0, every_ns)
+        if not ticks:
+            self._set_due(max(_LEAST_NS, int(self.interval_ns * _share(self.spread))))
+        elif self._last_ns >= self._due_ns:
+            self._set_due(_BEGAN_TO_WAIT * self.interval_ns)
 
-    def _set(self, timer: ctypes.c_void_p, delay_ns: int) -> None:
+    def _set_due(self, delay_ns: int) -> None:
+        self._due_ns = self._last_ns + delay_ns
+        self._set(self._timer, delay_ns, 0)
+
+    def _set(self, timer: ctypes.c_void_p, delay_ns: int, every_ns: int) -> None:
         interval = self._interval
         interval.first_s, interval.first_ns = divmod(delay_ns, 1_000_000_000)
+        interval.every_s, interval.every_ns = divmod(every_ns, 1_000_000_000)
         self._settime(timer, 0, self._interval_at, None)
 
     def _interrupted(self, _signal: int, frame: FrameType | None) -> None:
-        if self._running:
-            self._tick(frame)
-            self._last_ns = time.perf_counter_ns()
-            self._arm()
+        if not self._running:
+            return
+        if self._cpu_ticks and self._is_too_soon():
+            return
+        self._tick(frame)
+        self._last_ns = time.perf_counter_ns()
+        self._arm()
+
+    def _is_too_soon(self) -> bool:
+        """Whether this is the timer of real time, and the code has not begun to wait."""
+        now_ns = time.perf_counter_ns()
+        since_ns = now_ns - self._last_ns
+        if now_ns >= self._due_ns and since_ns < (_BEGAN_TO_WAIT - 1) * self.interval_ns:
+            self._due_ns = self._last_ns + _BEGAN_TO_WAIT * self.interval_ns
+            self._set(self._timer, self._due_ns - now_ns, 0)
+            return True
+        # It came together with the other one.
+        return since_ns < self.interval_ns // 4
 
     def _watch(self) -> None:
         wait_s = _WATCH_S
