@@ -1,74 +1,159 @@
-"""What our own recording costs, told from the machine's noise: pairs within one process.
+"""What our own recording costs, told from the machine's noise.
 
 ``profilers`` starts a process for each figure, so that others can take part; what differs between
-two processes of one program is then more than what our recording costs. Here a slice of the same
-workload runs bare and recorded in turns, in one process, the second of a pair first in the next
-one. A ratio is the median of the pairs' ratios, beside the bounds that hold the true median 95
-times in 100. ``wall`` is time passed; ``cpu`` is the time of all threads of the process, what looks
-on in the background included. Starting and ending a recording is in neither.
+two processes of one program is then more than what our recording costs. Here the same workload runs
+on in one process, and is recorded and not recorded in turns of some 50 ms: first not, twice, not,
+and so on. A ratio is the median over all fours, beside the bounds that hold the true median 95
+times in 100. ``wall`` is time passed; ``cpu`` is the time of all threads of the process.
+
+Spans and RSS are recorded anew each turn; starting and ending is not in the figures. The sampler
+goes on, as what it sees first tells it how often to look: in its turns off, no timer interrupts.
 """
+
+# ruff: noqa: SLF001 - nobody else has to stop a sampler for a while
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import math
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import claude_pm
-from benchmarks import profiled_workload
+from benchmarks import profiled_workload as workload
 from benchmarks.peers.started import CASES
+from claude_pm.recording import sampling
 
-PAIRS = 40
-TASKS = 20
-"""A tenth of the workload's: a slice is short, so that the machine is the same for both."""
-OURS = ("claude_pm spans", "claude_pm sampler", "claude_pm RSS")
+FOURS = 300
+WARM_FOURS = 10
+TURN_STEPS = 30
+ORDER = (False, True, True, False)
+SPANS, SAMPLER, RSS = "claude_pm spans", "claude_pm sampler", "claude_pm RSS"
+
+Times = tuple[float, float]
+"""Wall and processor seconds."""
+Switch = Callable[[], object]
 
 
 def run() -> Iterator[dict[str, Any]]:
-    """Yield the figures, one a case."""
-    ratios: dict[str, list[tuple[float, float]]] = {case: [] for case in OURS}
-    for pair in range(PAIRS + 1):
-        for case in OURS:
-            order = [case, profiled_workload.BARE]
-            taken = {each: _slice(each) for each in (order if pair % 2 else reversed(order))}
-            bare_wall_s, bare_cpu_s = taken[profiled_workload.BARE]
-            wall_s, cpu_s = taken[case]
-            if pair > 0:
-                ratios[case].append((wall_s / bare_wall_s, cpu_s / bare_cpu_s))
-    for case, pairs in ratios.items():
-        figures: dict[str, Any] = {"what": case, "n": len(pairs)}
-        for name, values in zip(("wall", "cpu"), zip(*pairs, strict=True), strict=True):
-            low, high = _bounds(values)
-            figures |= {
-                f"{name}_ratio": round(statistics.median(values), 4),
-                f"{name}_ratio_low": round(low, 4),
-                f"{name}_ratio_high": round(high, 4),
-            }
-        yield figures
+    """Yield the figures, one a case, each of a process of its own."""
+    for case in (SPANS, SAMPLER, RSS):
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.cost", case],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        yield json.loads(done.stdout)
 
 
-def _slice(case: str) -> tuple[float, float]:
-    """Run a slice of the workload and return its wall and processor seconds."""
+def _measure(case: str) -> dict[str, Any]:
+    whole = CASES[case]({}) if case == SAMPLER else contextlib.nullcontext()
+    with whole:
+        turns = _Turns(*(_pausing() if case == SAMPLER else _anew(case)))
+        around = claude_pm.span if case == SPANS else contextlib.nullcontext
+        asyncio.run(_work(turns, around))
+        turns.turn_on()
+    fours = list(zip(*[iter(turns.times[WARM_FOURS * len(ORDER) :])] * len(ORDER), strict=True))
+    figures: dict[str, Any] = {"what": case, "n": len(fours)}
+    for nth, clock in enumerate(("wall", "cpu")):
+        ratios = sorted(
+            (second[nth] + third[nth]) / (first[nth] + fourth[nth])
+            for first, second, third, fourth in fours
+        )
+        # Order statistics that hold the median: the normal form of the binomial distribution.
+        rank = math.floor(len(ratios) / 2 - 1.96 * math.sqrt(len(ratios)) / 2)
+        for name, ratio in (
+            ("ratio", statistics.median(ratios)),
+            ("ratio_low", ratios[rank]),
+            ("ratio_high", ratios[-1 - rank]),
+        ):
+            figures[f"{clock}_{name}"] = round(ratio, 4)
+    return figures
 
-    def around_step() -> contextlib.AbstractContextManager[Any]:
-        return claude_pm.span("step") if case == OURS[0] else contextlib.nullcontext()
 
-    async def work() -> None:
-        await asyncio.gather(*(profiled_workload.task(around_step) for _ in range(TASKS)))
+class _Turns:
+    """Turns the recording on and off while the workload runs, and takes each turn's times."""
 
-    recording = contextlib.nullcontext() if case == profiled_workload.BARE else CASES[case]({})
-    with recording:
-        wall_s, cpu_s = time.perf_counter(), time.process_time()
-        asyncio.run(work())
-        return time.perf_counter() - wall_s, time.process_time() - cpu_s
+    def __init__(self, turn_on: Switch, turn_off: Switch) -> None:
+        self.times: list[Times] = []
+        self.turn_on = turn_on
+        self.turn_off = turn_off
+        self._steps = 0
+        self._begun: Times | None = None
+
+    @property
+    def are_over(self) -> bool:
+        """Whether there were enough."""
+        return len(self.times) == (WARM_FOURS + FOURS) * len(ORDER)
+
+    def count_step(self) -> None:
+        """Count a step of the workload, and change turns if it is time."""
+        self._steps += 1
+        if self._steps < TURN_STEPS or self.are_over:
+            return
+        now = _now()
+        if self._begun is not None:
+            self.times.append((now[0] - self._begun[0], now[1] - self._begun[1]))
+        self.turn_off()
+        if ORDER[len(self.times) % len(ORDER)] and not self.are_over:
+            self.turn_on()
+        self._steps, self._begun = 0, _now()
 
 
-def _bounds(values: tuple[float, ...]) -> tuple[float, float]:
-    """Return the order statistics that hold the median at 95 % (normal form of the binomial)."""
-    ordered = sorted(values)
-    rank = max(0, math.floor(len(values) / 2 - 1.96 * math.sqrt(len(values)) / 2))
-    return ordered[rank], ordered[-1 - rank]
+def _now() -> Times:
+    return time.perf_counter(), time.process_time()
+
+
+async def _work(turns: _Turns, around: Callable[..., Any]) -> None:
+    async def task() -> None:
+        while not turns.are_over:
+            with around("step"):
+                await workload.step([])
+            turns.count_step()
+
+    await asyncio.gather(*(task() for _ in range(workload.TASKS)))
+
+
+def _anew(case: str) -> tuple[Switch, Switch]:
+    """Return what begins and ends a recording."""
+    recordings = contextlib.ExitStack()
+    return lambda: recordings.enter_context(CASES[case]({})), recordings.close
+
+
+def _pausing() -> tuple[Switch, Switch]:
+    """Return what lets the sampler go on, and what keeps it from being called at all."""
+    sampler = sampling._active
+    if sampler is None:
+        raise RuntimeError("No sampler is active.")
+    timer: Any = sampler._timer
+    tick = timer._tick
+
+    def turn_on() -> None:
+        now_ns = timer._last_ns = time.perf_counter_ns()
+        for look in (sampler._last, sampler._last_at_all, sampler._last_at_tasks):
+            look.now_ns = now_ns
+        sampler._cpu_ns = time.thread_time_ns()
+        timer._tick, timer._running = tick, True
+        timer._arm()
+
+    def turn_off() -> None:
+        timer._tick, timer._running = _nothing, False
+        timer._cpu_ticks = timer._due_ns = 0
+        for each in (timer._timer, timer._cpu_timer):
+            timer._set(each, 0, 0)
+
+    return turn_on, turn_off
+
+
+def _nothing(_frame: object) -> None: ...
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(sys.argv[1])))

@@ -55,10 +55,15 @@ async def task(around_step: AroundStep) -> int:
     kept = []
     for _ in range(STEPS):
         with around_step():
-            total(ORDERS)
-            kept.append(list(range(KEPT)))
-            await asyncio.sleep(WAIT_S)
+            await step(kept)
     return len(kept)
+
+
+async def step(kept: list[list[int]]) -> None:
+    """Do the work of one step, keep a list, and wait."""
+    total(ORDERS)
+    kept.append(list(range(KEPT)))
+    await asyncio.sleep(WAIT_S)
 
 
 async def workload(around_step: AroundStep) -> None:

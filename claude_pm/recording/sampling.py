@@ -67,13 +67,8 @@ class _Glance(NamedTuple):
     is_interrupted: bool
 
 
-class _Note(NamedTuple):
-    """A glance at this thread, to be charged later."""
-
-    ident: int
-    glance: _Glance
-    look: Look
-    cpu_ns: int
+_Note = tuple[int, _Glance, Look, int, bool]
+"""A thread's ident, a glance at it, when, its CPU time, and whether it waited: to be charged later."""
 
 
 class StackSampler:
@@ -192,21 +187,26 @@ class StackSampler:
             ran_on = waited = True
             # Only a signal interrupts, and always the same thread.
             if interrupted is not None:
-                ran_on = cpu_before_ns - self._cpu_ns > _RAN_ON * elapsed_ns or not self._waited()
+                if cpu_before_ns - self._cpu_ns <= _RAN_ON * elapsed_ns:
+                    # Else it was kept from running.
+                    waited = waits_of_this_thread() != self._waits
+                    ran_on = not waited
                 self._cpu_ns = cpu_before_ns
-            if (
-                interrupted is not None
-                and ran_on
-                and self._runs_on()
-                and len(self._notes) < _NOTED - 1
-                and not (self._tasks and self._tasks_are_due(now_ns))
-            ):
-                self._note(now_ns, cpu_before_ns, interrupted)
-                self._end_look(now_ns, held_up=True)
-                return
-            if interrupted is not None:
-                waited = self._waited()
-                self._waits = waits_of_this_thread()
+                if (
+                    ran_on
+                    and self._contenders <= 1
+                    and self._knows_cpu
+                    and len(self._notes) < _NOTED - 1
+                    and not (self._tasks and self._tasks_are_due(now_ns))
+                ):
+                    self._note(now_ns, cpu_before_ns, interrupted, waited=waited)
+                    if not self._pace.runs_on:
+                        self._pace.note_run(now_ns, time.thread_time_ns() - cpu_before_ns, ran_on=True)
+                        self._set_timer()
+                    self._end_look(now_ns, held_up=True)
+                    return
+                waits = waits_of_this_thread()
+                waited, self._waits = waits != self._waits, waits
             try:
                 cpu_now_ns = cpu_before_ns if self._knows_cpu else None
                 self._look(now_ns, interrupted, cpu_now_ns, waited=waited)
@@ -224,10 +224,7 @@ class StackSampler:
             else:
                 is_over = here is not None and here.is_idle_loop and self._has_timer_due()
                 self._pace.note_wait(now_ns, others_run=self._runs, is_over=is_over)
-            if self._timer is not None:
-                self._timer.interval_ns = self._pace.interval_ns
-                self._timer.spread = self._pace.spread
-                self._timer.runs_on = self._runs_on()
+            self._set_timer()
             self._end_look(now_ns, held_up=held_up)
         finally:
             self._looking.release()
@@ -244,9 +241,11 @@ class StackSampler:
         """Whether this thread runs on and on, and no other one runs."""
         return self._pace.runs_on and self._contenders <= 1 and self._knows_cpu
 
-    def _waited(self) -> bool:
-        """Whether this thread waited since the last whole look; else it was kept from running."""
-        return waits_of_this_thread() != self._waits
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.interval_ns = self._pace.interval_ns
+            self._timer.spread = self._pace.spread
+            self._timer.runs_on = self._runs_on()
 
     def _has_timer_due(self) -> bool:
         """Whether this thread's event loop, which sleeps, has slept for as long as it wanted."""
@@ -291,7 +290,9 @@ class StackSampler:
         least_ns = (self._tasks_cost_ns - _FREE_NS) * _TASKS_PARTS
         return now_ns - self._last_at_tasks.now_ns >= least_ns
 
-    def _note(self, now_ns: int, cpu_ns: int, interrupted: FrameType) -> None:
+    def _note(
+        self, now_ns: int, cpu_ns: int, interrupted: FrameType, *, waited: bool
+    ) -> None:
         """Look at this thread alone, and leave it to the next whole look to charge what is seen.
 
         To do that for several looks at once costs little more than for one: what it needs is in no
@@ -309,14 +310,14 @@ class StackSampler:
             return
         pace = self._pace
         self._last = self._last.following(now_ns, pace.interval_ns, pace.longest_ns)
-        self._notes.append(_Note(here, glance, self._last, cpu_ns))
+        self._notes.append((here, glance, self._last, cpu_ns, waited))
 
     def _charge_notes(self) -> None:
         notes, self._notes = self._notes, []
-        for note in notes:
-            thread = self._threads.get(note.ident)
+        for ident, glance, look, cpu_ns, waited in notes:
+            thread = self._threads.get(ident)
             if thread is not None:
-                thread.look(note.look, self._sight(thread.name, note.glance), note.cpu_ns)
+                thread.look(look, self._sight(thread.name, glance), cpu_ns, waited=waited)
 
     def _meet(self, references: list[_Reference]) -> None:
         """Get to know new tasks and their loops."""

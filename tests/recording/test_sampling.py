@@ -320,6 +320,27 @@ class TestLeavesNothing:
             assert not list(held)
         gc.collect()
 
+    def test_locals_live_no_longer(self) -> None:
+        """What a function holds goes when it returns, and not when the garbage collector comes."""
+
+        class Held:
+            pass
+
+        def holds() -> weakref.ref[Held]:
+            one = Held()
+            burn()
+            return weakref.ref(one)
+
+        gc.disable()
+        try:
+            with sample() as recorded:
+                held = [holds() for _ in range(10)]
+                alive = [one for one in held if one() is not None]
+        finally:
+            gc.enable()
+        assert not alive
+        assert not rows_of(recorded, "burn").empty
+
     def test_exceptions(self) -> None:
         """The block's exception is the caller's, and sampling has ended."""
 
