@@ -52,7 +52,7 @@ def total(text: str) -> float:
 
 async def task(around_step: AroundStep) -> int:
     """Do the steps, one after the other, and return how many lists they left."""
-    kept = []
+    kept: list[list[int]] = []
     for _ in range(STEPS):
         with around_step():
             await step(kept)

@@ -68,7 +68,7 @@ class _Glance(NamedTuple):
 
 
 _Note = tuple[int, _Glance, Look, int, bool]
-"""A thread's ident, a glance at it, when, its CPU time, and whether it waited: to be charged later."""
+"""A thread's ident, a glance at it, when, its CPU time then, and whether it waited since."""
 
 
 class StackSampler:
@@ -194,14 +194,15 @@ class StackSampler:
                 self._cpu_ns = cpu_before_ns
                 if (
                     ran_on
-                    and self._contenders <= 1
-                    and self._knows_cpu
+                    and self._runs_alone()
                     and len(self._notes) < _NOTED - 1
                     and not (self._tasks and self._tasks_are_due(now_ns))
                 ):
                     self._note(now_ns, cpu_before_ns, interrupted, waited=waited)
                     if not self._pace.runs_on:
-                        self._pace.note_run(now_ns, time.thread_time_ns() - cpu_before_ns, ran_on=True)
+                        self._pace.note_run(
+                            now_ns, time.thread_time_ns() - cpu_before_ns, ran_on=True
+                        )
                         self._set_timer()
                     self._end_look(now_ns, held_up=True)
                     return
@@ -237,15 +238,15 @@ class StackSampler:
             if look.now_ns == now_ns:
                 look.took_ns = took_ns
 
-    def _runs_on(self) -> bool:
-        """Whether this thread runs on and on, and no other one runs."""
-        return self._pace.runs_on and self._contenders <= 1 and self._knows_cpu
+    def _runs_alone(self) -> bool:
+        """Whether no thread but this one was seen to run, as far as can be known."""
+        return self._contenders <= 1 and self._knows_cpu
 
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.interval_ns = self._pace.interval_ns
             self._timer.spread = self._pace.spread
-            self._timer.runs_on = self._runs_on()
+            self._timer.runs_on = self._pace.runs_on and self._runs_alone()
 
     def _has_timer_due(self) -> bool:
         """Whether this thread's event loop, which sleeps, has slept for as long as it wanted."""
@@ -290,9 +291,7 @@ class StackSampler:
         least_ns = (self._tasks_cost_ns - _FREE_NS) * _TASKS_PARTS
         return now_ns - self._last_at_tasks.now_ns >= least_ns
 
-    def _note(
-        self, now_ns: int, cpu_ns: int, interrupted: FrameType, *, waited: bool
-    ) -> None:
+    def _note(self, now_ns: int, cpu_ns: int, interrupted: FrameType, *, waited: bool) -> None:
         """Look at this thread alone, and leave it to the next whole look to charge what is seen.
 
         To do that for several looks at once costs little more than for one: what it needs is in no
@@ -314,10 +313,10 @@ class StackSampler:
 
     def _charge_notes(self) -> None:
         notes, self._notes = self._notes, []
-        for ident, glance, look, cpu_ns, waited in notes:
+        for ident, glance, look, read_ns, waited in notes:
             thread = self._threads.get(ident)
             if thread is not None:
-                thread.look(look, self._sight(thread.name, glance), cpu_ns, waited=waited)
+                thread.look(look, self._sight(thread.name, glance), read_ns, waited=waited)
 
     def _meet(self, references: list[_Reference]) -> None:
         """Get to know new tasks and their loops."""

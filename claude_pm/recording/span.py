@@ -247,9 +247,9 @@ class Span:
                     thread_spans[_get_ident()] = _span_at(_get_position())
         facts = self.shared_facts or self.facts()
         if recorder.end_ns is None:
-            # In this order: the end of the recording writes the rows of spans that are open.
             recorder.add_span(self, facts, outcome, end_ns)
-            recorder.open_spans.pop(self.number, None)
+        # After its row: the end of the recording writes those of spans that are open.
+        recorder.open_spans.pop(self.number, None)
 
     def _begin_again(self, recorder: Recorder) -> None:
         """Become another span of the same parent: the context manager is used once more."""

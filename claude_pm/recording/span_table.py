@@ -41,7 +41,7 @@ _FACT = np.dtype(
 # The four hex digits of each two bytes.
 _HEX = np.frombuffer(np.arange(65_536, dtype=">u2").tobytes().hex().encode(), dtype="<u4")
 _PIECE_ROWS = 65_536
-"""A column's pieces of this many rows share what is equal in each: the texts, or where they begin."""
+"""A column's pieces of this many rows share what is equal: the texts, or where they begin."""
 
 
 def spans_frame(rows: SpanRows, origin_ns: int, *, final: bool) -> pd.DataFrame:

@@ -162,7 +162,9 @@ class _SignalTimer:
             self._cpu_ticks = ticks
             every_ns = ticks * self._kernels_tick_ns
             # Due in the middle between two of the kernel's ticks: the later one has it.
-            self._set(self._cpu_timer, every_ns - self._kernels_tick_ns // 2 if ticks else 0, every_ns)
+            self._set(
+                self._cpu_timer, every_ns - self._kernels_tick_ns // 2 if ticks else 0, every_ns
+            )
         if not ticks:
             self._set_due(max(_LEAST_NS, int(self.interval_ns * _share(self.spread))))
         elif self._last_ns >= self._due_ns:

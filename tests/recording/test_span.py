@@ -10,6 +10,7 @@ import itertools
 import json
 import random
 import re
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -107,6 +108,32 @@ class TestNesting:
         assert first["parent_id"] is None
         assert second["parent_id"] is None
         assert first["trace_id"] != second["trace_id"]
+
+    def test_used_twice(self) -> None:
+        """A span that is opened again is another one, of the same parent."""
+        with spans_only() as recorded, span("outer"):
+            again = span("again", folder="docs")
+            for _ in range(2):
+                with again, span("inner"):
+                    pass
+        first, second = rows(recorded, "again")
+        assert first["span_id"] != second["span_id"]
+        assert first["parent_id"] == second["parent_id"] == row(recorded, "outer")["span_id"]
+        assert [inner["parent_id"] for inner in rows(recorded, "inner")] == [
+            first["span_id"], second["span_id"],
+        ]  # fmt: skip
+        assert second["start_s"] >= first["start_s"] + first["duration_s"]
+
+    def test_never_opened(self) -> None:
+        """A span that is made and not opened is not recorded."""
+        with spans_only() as recorded:
+            with span("first"):
+                span("never")
+            span("never")
+            with span("last"):
+                pass
+            span("never")
+        assert names(recorded) == ["first", "last"]
 
     def test_parent_again_after_an_exception(self) -> None:
         """A child that fails gives its place back to the parent."""
@@ -506,6 +533,40 @@ class TestThreads:
                 assert by_id[record["parent_id"]]["name"] == f"outer {number}"
             else:
                 assert record["parent_id"] is None
+
+    def test_ends_amid_many_threads(self) -> None:
+        """Whatever threads are doing when the profile ends, each span that began is there once."""
+        begun = [0] * 4
+
+        def work(number: int, stop: threading.Event) -> None:
+            while not stop.is_set():
+                with span("work", thread=number, nth=begun[number]):
+                    begun[number] += 1
+
+        before_s = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            for _ in range(20):
+                begun[:] = [0] * len(begun)
+                stop = threading.Event()
+                threads = [threading.Thread(target=work, args=(n, stop)) for n in range(len(begun))]
+                with spans_only() as recorded:
+                    for thread in threads:
+                        thread.start()
+                    while min(begun) < 10:
+                        pass
+                    begun_before = list(begun)
+                stop.set()
+                for thread in threads:
+                    thread.join()
+                assert recorded.spans["span_id"].is_unique
+                said = [json.loads(text) for text in recorded.spans["attributes"]]
+                for number, count in enumerate(begun_before):
+                    found = [one["nth"] for one in said if one["thread"] == number]
+                    assert found == list(range(len(found)))
+                    assert len(found) >= count
+        finally:
+            sys.setswitchinterval(before_s)
 
     def test_thread_that_outlives_the_profile(self) -> None:
         """A thread's span still open at the end is shown unfinished, and its end does no harm."""
