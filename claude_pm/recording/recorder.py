@@ -100,11 +100,12 @@ class Recorder:
         with self.lock:
             if self.finished:
                 return
-            self.end_ns = time.perf_counter_ns()
-        # One that another thread is just closing may get its row from either; no matter which.
+            self.end_ns = end_ns = time.perf_counter_ns()
+        # Other threads go on: they open spans that begin after the end, and one that is just being
+        # closed may get its row there or here, no matter where.
         for span in list(self.open_spans.values()):
-            if not self.rows.has_row(span.number):
-                self.add_span(span, span.facts({"unfinished": True}), UNFINISHED, self.end_ns)
+            if span.start_ns <= end_ns and not self.rows.has_row(span.number):
+                self.add_span(span, span.facts({"unfinished": True}), UNFINISHED, end_ns)
         self.open_spans.clear()
 
     def merge(self, recorded: Mapping[str, Any]) -> None:

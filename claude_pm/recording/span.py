@@ -447,7 +447,7 @@ def _recorder_of_thread() -> Recorder | None:
     # A thread that was not started with a copy of its maker's context has no position of its
     # own. While exactly one profile is being recorded, by another thread, it belongs to that; of
     # profiles within one another, to the innermost, which hands it on.
-    active = list(_active)
+    active = [recorder for recorder in list(_active) if recorder.end_ns is None]
     if not active or active[-1].thread_id == _get_ident():
         return None
     is_nested = all(inner.outer is outer for outer, inner in pairwise(active))
