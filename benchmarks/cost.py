@@ -1,13 +1,13 @@
-"""What our own recording costs, told from the machine's noise.
+"""What recording costs, told from the machine's noise.
 
-``profilers`` starts a process for each figure, so that others can take part; what differs between
-two processes of one program is then more than what our recording costs. Here the same workload runs
-on in one process, and is recorded and not recorded in turns of some 50 ms: first not, twice, not,
-and so on. A ratio is the median over all fours, beside the bounds that hold the true median 95
-times in 100. ``wall`` is time passed; ``cpu`` is the time of all threads of the process.
+``profilers`` starts a process for each figure, so that any profiler can take part; what differs
+between two processes of one program is then more than what our recording costs. Here the same
+workload runs on in one process, and is recorded and not recorded in turns of some 50 ms: not,
+twice, not. A ratio is the median over all such fours, beside the bounds that hold the true median
+95 times in 100. ``wall`` is time passed; ``cpu`` is the time of all threads of the process.
 
-Spans and RSS are recorded anew each turn; starting and ending is not in the figures. The sampler
-goes on, as what it sees first tells it how often to look: in its turns off, no timer interrupts.
+Each turn is recorded anew; starting and ending is not in the figures. Our sampler alone goes on, as
+what it sees first tells it how often to look: in its turns off, no timer interrupts.
 """
 
 # ruff: noqa: SLF001 - nobody else has to stop a sampler for a while
@@ -19,7 +19,6 @@ import contextlib
 import json
 import math
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,13 +27,14 @@ from typing import Any
 import claude_pm
 from benchmarks import profiled_workload as workload
 from benchmarks.peers.started import CASES
+from benchmarks.peers.turns import figures_of
 from claude_pm.recording import sampling
 
-FOURS = 300
+FOURS, FOURS_OF_PEERS = 300, 60
 WARM_FOURS = 10
 TURN_STEPS = 30
 ORDER = (False, True, True, False)
-SPANS, SAMPLER, RSS = "claude_pm spans", "claude_pm sampler", "claude_pm RSS"
+SPANS, SAMPLER = "claude_pm spans", "claude_pm sampler"
 
 Times = tuple[float, float]
 """Wall and processor seconds."""
@@ -43,25 +43,21 @@ Switch = Callable[[], object]
 
 def run() -> Iterator[dict[str, Any]]:
     """Yield the figures, one a case, each of a process of its own."""
-    for case in (SPANS, SAMPLER, RSS):
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.cost", case],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        yield json.loads(done.stdout)
+    for case in CASES:
+        figures = figures_of(["-m", "benchmarks.cost", case], ".")
+        yield {"what": case, **({"why": figures} if isinstance(figures, str) else figures)}
 
 
 def _measure(case: str) -> dict[str, Any]:
     whole = CASES[case]({}) if case == SAMPLER else contextlib.nullcontext()
     with whole:
-        turns = _Turns(*(_pausing() if case == SAMPLER else _anew(case)))
+        count = WARM_FOURS + (FOURS if case.startswith("claude_pm") else FOURS_OF_PEERS)
+        turns = _Turns(count * len(ORDER), *(_pausing() if case == SAMPLER else _anew(case)))
         around = claude_pm.span if case == SPANS else contextlib.nullcontext
         asyncio.run(_work(turns, around))
         turns.turn_on()
     fours = list(zip(*[iter(turns.times[WARM_FOURS * len(ORDER) :])] * len(ORDER), strict=True))
-    figures: dict[str, Any] = {"what": case, "n": len(fours)}
+    figures: dict[str, Any] = {"n": len(fours)}
     for nth, clock in enumerate(("wall", "cpu")):
         ratios = sorted(
             (second[nth] + third[nth]) / (first[nth] + fourth[nth])
@@ -81,7 +77,8 @@ def _measure(case: str) -> dict[str, Any]:
 class _Turns:
     """Turns the recording on and off while the workload runs, and takes each turn's times."""
 
-    def __init__(self, turn_on: Switch, turn_off: Switch) -> None:
+    def __init__(self, count: int, turn_on: Switch, turn_off: Switch) -> None:
+        self._count = count
         self.times: list[Times] = []
         self.turn_on = turn_on
         self.turn_off = turn_off
@@ -91,7 +88,7 @@ class _Turns:
     @property
     def are_over(self) -> bool:
         """Whether there were enough."""
-        return len(self.times) == (WARM_FOURS + FOURS) * len(ORDER)
+        return len(self.times) == self._count
 
     def count_step(self) -> None:
         """Count a step of the workload, and change turns if it is time."""
