@@ -43,6 +43,8 @@ UNFINISHED: Outcome = (None, None)
 TEXTS = ("name", "agent", "mode", "model", "status", "error", "cache")
 COUNTS = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
 REALS = ("ttft_s", "cost_usd")
+_COLUMN_TEXTS = TEXTS[1:]
+_NUMBERS = (*((name, NULL) for name in COUNTS), *((name, NAN) for name in REALS))
 FACT_COLUMNS = (*TEXTS, "attributes", *COUNTS, *REALS)
 FACT_ROW = struct.Struct(f"={len(TEXTS) + 1}I{len(COUNTS)}q{len(REALS)}d")
 SPAN_COLUMNS = ("number", "parent", "trace", "fact", "place", "task", "outcome", "start", "end")
@@ -227,10 +229,9 @@ class SpanRows:
                 self.facts,
                 code * FACT_ROW.size,
                 self.texts[facts.name],
-                *[self.texts[get(name)] for name in TEXTS[1:]],
+                *map(self.texts.__getitem__, map(get, _COLUMN_TEXTS)),
                 self.attributes.code(facts.json or facts.attributes),
-                *[NULL if (value := get(name)) is None else value for name in COUNTS],
-                *[NAN if (value := get(name)) is None else value for name in REALS],
+                *[null if (value := get(name)) is None else value for name, null in _NUMBERS],
             )
             # Last: from now on others name the row.
             facts.code = code
@@ -348,7 +349,10 @@ def _make_facts(name: str, agent: str | None, mode: str | None, /, **values: Any
     columns: dict[str, Any] = {"agent": agent, "mode": mode}
     attributes = {}
     for key, value in values.items():
-        if key in KINDS:
+        kind = KINDS.get(key)
+        if kind is str is type(value):
+            columns[key] = value
+        elif kind is not None:
             columns[key] = column_value(key, value)
         elif type(value) in _IMMUTABLE:
             attributes[key] = value
