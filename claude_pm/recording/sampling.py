@@ -194,16 +194,11 @@ class StackSampler:
                 self._cpu_ns = cpu_before_ns
                 if (
                     ran_on
-                    and self._runs_alone()
+                    and self._runs_on()
                     and len(self._notes) < _NOTED - 1
                     and not (self._tasks and self._tasks_are_due(now_ns))
                 ):
                     self._note(now_ns, cpu_before_ns, interrupted, waited=waited)
-                    if not self._pace.runs_on:
-                        self._pace.note_run(
-                            now_ns, time.thread_time_ns() - cpu_before_ns, ran_on=True
-                        )
-                        self._set_timer()
                     self._end_look(now_ns, held_up=True)
                     return
                 waits = waits_of_this_thread()
@@ -225,7 +220,10 @@ class StackSampler:
             else:
                 is_over = here is not None and here.is_idle_loop and self._has_timer_due()
                 self._pace.note_wait(now_ns, others_run=self._runs, is_over=is_over)
-            self._set_timer()
+            if self._timer is not None:
+                self._timer.interval_ns = self._pace.interval_ns
+                self._timer.spread = self._pace.spread
+                self._timer.runs_on = self._runs_on()
             self._end_look(now_ns, held_up=held_up)
         finally:
             self._looking.release()
@@ -238,15 +236,9 @@ class StackSampler:
             if look.now_ns == now_ns:
                 look.took_ns = took_ns
 
-    def _runs_alone(self) -> bool:
-        """Whether no thread but this one was seen to run, as far as can be known."""
-        return self._contenders <= 1 and self._knows_cpu
-
-    def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.interval_ns = self._pace.interval_ns
-            self._timer.spread = self._pace.spread
-            self._timer.runs_on = self._pace.runs_on and self._runs_alone()
+    def _runs_on(self) -> bool:
+        """Whether this thread runs on and on, and no other one runs."""
+        return self._pace.runs_on and self._contenders <= 1 and self._knows_cpu
 
     def _has_timer_due(self) -> bool:
         """Whether this thread's event loop, which sleeps, has slept for as long as it wanted."""

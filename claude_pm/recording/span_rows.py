@@ -349,11 +349,9 @@ def _make_facts(name: str, agent: str | None, mode: str | None, /, **values: Any
     columns: dict[str, Any] = {"agent": agent, "mode": mode}
     attributes = {}
     for key, value in values.items():
-        kind = KINDS.get(key)
-        if kind is str is type(value):
-            columns[key] = value
-        elif kind is not None:
-            columns[key] = column_value(key, value)
+        if key in KINDS:
+            is_text = type(value) is str is KINDS[key]
+            columns[key] = value if is_text else column_value(key, value)
         elif type(value) in _IMMUTABLE:
             attributes[key] = value
         else:
