@@ -6,8 +6,9 @@ workload runs on in one process, and is recorded and not recorded in turns of so
 twice, not. A ratio is the median over all such fours, beside the bounds that hold the true median
 95 times in 100. ``wall`` is time passed; ``cpu`` is the time of all threads of the process.
 
-Each turn is recorded anew; starting and ending is not in the figures. Our sampler alone goes on, as
-what it sees first tells it how often to look: in its turns off, no timer interrupts.
+Each turn is recorded anew; starting and ending is not in the figures. Our sampler goes on, as what
+it sees first tells it how often to look: in its turns off, nothing interrupts. Spans are recorded
+all along too, by tasks that began in the recording: in their turns off, no step opens one.
 """
 
 # ruff: noqa: SLF001 - nobody else has to stop a sampler for a while
@@ -49,15 +50,25 @@ def run() -> Iterator[dict[str, Any]]:
 
 
 def _measure(case: str) -> dict[str, Any]:
-    whole = CASES[case]({}) if case == SAMPLER else contextlib.nullcontext()
-    with whole:
-        count = WARM_FOURS + (FOURS if case.startswith("claude_pm") else FOURS_OF_PEERS)
-        turns = _Turns(count * len(ORDER), *(_pausing() if case == SAMPLER else _anew(case)))
-        around = claude_pm.span if case == SPANS else contextlib.nullcontext
+    count = WARM_FOURS + (FOURS if case.startswith("claude_pm") else FOURS_OF_PEERS)
+    with contextlib.ExitStack() as whole:
+        around: Callable[[str], Any] = contextlib.nullcontext
+        switches: tuple[Switch, Switch]
+        if case == SPANS:
+            whole.enter_context(CASES[case]({}))
+            around = _SpansInTurns()
+            switches = around.turn_on, around.turn_off
+        elif case == SAMPLER:
+            whole.enter_context(CASES[case]({}))
+            switches = _pausing(whole)
+        else:
+            switches = _anew(case)
+        turns = _Turns(count * len(ORDER), *switches)
         asyncio.run(_work(turns, around))
-        turns.turn_on()
     fours = list(zip(*[iter(turns.times[WARM_FOURS * len(ORDER) :])] * len(ORDER), strict=True))
     figures: dict[str, Any] = {"n": len(fours)}
+    if isinstance(around, _SpansInTurns):
+        figures["spans"] = around.recorded
     for nth, clock in enumerate(("wall", "cpu")):
         ratios = sorted(
             (second[nth] + third[nth]) / (first[nth] + fourth[nth])
@@ -124,7 +135,28 @@ def _anew(case: str) -> tuple[Switch, Switch]:
     return lambda: recordings.enter_context(CASES[case]({})), recordings.close
 
 
-def _pausing() -> tuple[Switch, Switch]:
+class _SpansInTurns:
+    """Opens a span around a step, or nothing."""
+
+    def __init__(self) -> None:
+        self.recorded = 0
+        self._is_on = False
+
+    def __call__(self, name: str) -> contextlib.AbstractContextManager[Any]:
+        if not self._is_on:
+            return contextlib.nullcontext()
+        made = claude_pm.span(name)
+        self.recorded += made.recording
+        return made
+
+    def turn_on(self) -> None:
+        self._is_on = True
+
+    def turn_off(self) -> None:
+        self._is_on = False
+
+
+def _pausing(whole: contextlib.ExitStack) -> tuple[Switch, Switch]:
     """Return what lets the sampler go on, and what keeps it from being called at all."""
     sampler = sampling._active
     if sampler is None:
@@ -143,9 +175,12 @@ def _pausing() -> tuple[Switch, Switch]:
     def turn_off() -> None:
         timer._tick, timer._running = _nothing, False
         timer._cpu_ticks = timer._due_ns = 0
+        # Nor does the thread that watches find it overdue.
+        timer._last_ns = sys.maxsize
         for each in (timer._timer, timer._cpu_timer):
             timer._set(each, 0, 0)
 
+    whole.callback(turn_on)
     return turn_on, turn_off
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from claude_pm.recording.call_tree import Stack, stack_text, without
 from claude_pm.recording.instrument import RenameFile, Rows
 from claude_pm.recording.machinery import is_standard_library, machinery_folders
-from claude_pm.recording.span import Span
+from claude_pm.recording.span import Opened
 
 RUNNING, WAITING = "running", "waiting"
 
@@ -46,7 +46,7 @@ class Whom(NamedTuple):
     """A stack, the span that it works for, and the names of its thread and task."""
 
     stack: Stack
-    span: Span | None
+    span: Opened | None
     thread: str | None
     task: str | None
 
@@ -81,8 +81,8 @@ class Charges:
                     idle.add(whom.stack)
             # A thread in a pool, or of a library, that waits for work.
             if text and not (state == WAITING and whom.span is None and whom.stack in idle):
-                span = whom.span
-                named = (None, None) if span is None else (span.span_id, span.agent)
+                span, number = whom.span or (None, 0)
+                named = (None, None) if span is None else (span.id_with(number), span.agent)
                 key = (*named, whom.thread, whom.task, state, text)
                 total = sums.setdefault(key, [0, 0])
                 total[0] += wall_ns

@@ -1,6 +1,6 @@
 """The recorder: finished spans in columns of plain arrays, until somebody asks for a table.
 
-A finished span costs some appends to typed arrays; strings are interned to small integers.
+A finished span is a row in an array; its texts are interned to small integers.
 DataFrames are made by :meth:`Recorder.spans_frame`, after the recorded code has ended.
 """
 
@@ -102,7 +102,7 @@ class Recorder:
                 return
             self.end_ns = end_ns = time.perf_counter_ns()
         # Other threads go on: they open spans that begin after the end, and one that is just being
-        # closed may get its row there or here, no matter where.
+        # closed may get its row there or here; then that from there stays.
         for span in list(self.open_spans.values()):
             if span.start_ns <= end_ns and not self.rows.has_row(span.number):
                 self.add_span(span, span.facts({"unfinished": True}), UNFINISHED, end_ns)

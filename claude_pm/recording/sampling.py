@@ -30,7 +30,7 @@ from claude_pm.recording.charges import Charges, Look, Whom
 from claude_pm.recording.instrument import RenameFile, Rows
 from claude_pm.recording.pace import Pace
 from claude_pm.recording.recorder import Recorder
-from claude_pm.recording.span import Span, span_in
+from claude_pm.recording.span import Opened, opened, opened_in
 from claude_pm.recording.task_stacks import live_tasks, outermost_frame
 from claude_pm.recording.task_time import TaskTime
 from claude_pm.recording.thread_clocks import cpu_ns
@@ -60,7 +60,7 @@ class _Glance(NamedTuple):
 
     codes: list[CodeType]
     """Innermost first, up to the task's own coroutine."""
-    span: Span | None
+    span: Opened | None
     task: TaskTime | None
     place: tuple[int, int]
     is_loop: bool
@@ -311,12 +311,12 @@ class StackSampler:
                 thread.look(look, self._sight(thread.name, glance), read_ns, waited=waited)
 
     def _meet(self, references: list[_Reference]) -> None:
-        """Get to know new tasks and their loops."""
+        """Get to know new tasks."""
         for reference in references:
             if reference not in self._tasks:
                 task = reference()
                 if task is not None and not task.done():
-                    self._loops.add(self._time_of(task).loop)
+                    self._time_of(task)
 
     def _running_tasks(self) -> dict[int, Task[Any] | None]:
         """Return each loop's current task, by the ident of the loop's thread."""
@@ -377,7 +377,7 @@ class StackSampler:
         if len(self._threads) > len(frames):
             for ident in self._threads.keys() - frames.keys():
                 self._threads.pop(ident).end()
-        if look.elapsed_ns > _LATE * self._pace.interval_ns and self._contenders > 1:
+        if noted.elapsed_ns > _LATE * self._pace.interval_ns and self._contenders > 1:
             # Threads that want the interpreter's lock keep each other waiting, and us.
             sys.setswitchinterval(min(self._switch_s, _SWITCH_S))
 
@@ -442,17 +442,18 @@ class StackSampler:
         found = self._tasks.get(reference)
         if found is None:
             found = self._tasks[reference] = TaskTime(task, self._charges)
+            self._loops.add(found.loop)
         return found
 
-    def _span_of_thread(self, ident: int, work: FrameType | None) -> Span | None:
+    def _span_of_thread(self, ident: int, work: FrameType | None) -> Opened | None:
         spans = self._recorder.thread_spans
-        span = None if spans is None else spans.get(ident)
+        span = None if spans is None else opened(spans.get(ident))
         if span is None and work is not None:
             # asyncio.to_thread runs its function in a copy of the caller's context.
             function = getattr(work.f_locals.get("self"), "fn", None)
             context = getattr(getattr(function, "func", None), "__self__", None)
             if type(context) is Context:
-                return span_in(context)
+                return opened_in(context)
         return span
 
 

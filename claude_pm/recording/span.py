@@ -33,6 +33,10 @@ _R = TypeVar("_R")
 _position: ContextVar[Span | Recorder | None] = ContextVar("claude_pm_position", default=None)
 
 
+Opened = tuple["Span", int]
+"""A span and its number, which tells one use of it from the next."""
+
+
 class _Column:
     """A column of a span, read and set as an attribute of it."""
 
@@ -105,7 +109,11 @@ class Span:
     @property
     def span_id(self) -> str:
         """Return 16 hex digits; empty where nothing is recorded."""
-        return f"{self.id_number:016x}" if self._recorder is not None else ""
+        return self.id_with(self.number)
+
+    def id_with(self, number: int) -> str:
+        """Return the span id that goes with a number; a span that is used again gets another."""
+        return f"{self._recorder.rows.id_of(number):016x}" if self._recorder is not None else ""
 
     @property
     def trace_id(self) -> str | None:
@@ -248,12 +256,17 @@ class Span:
         facts = self.shared_facts or self.facts()
         if recorder.end_ns is None:
             recorder.add_span(self, facts, outcome, end_ns)
-        # After its row: the end of the recording writes those of spans that are open.
-        recorder.open_spans.pop(self.number, None)
+            # After its row: the end of the recording writes those of spans that are open.
+            recorder.open_spans.pop(self.number, None)
+        elif self.start_ns > recorder.end_ns:
+            recorder.open_spans.pop(self.number, None)
 
     def _begin_again(self, recorder: Recorder) -> None:
         """Become another span of the same parent: the context manager is used once more."""
-        self.number = recorder.next_number()
+        number = recorder.next_number()
+        if self.trace_number == self.number:
+            self.trace_number = number
+        self.number = number
         self.end_ns = 0
         self.outcome = None
 
@@ -346,9 +359,14 @@ def current_span() -> Span | None:
     return _span_at(_get_position())
 
 
-def span_in(context: Context | None) -> Span | None:
+def opened_in(context: Context | None) -> Opened | None:
     """Return the span that is open in another task's or thread's context; takes no lock."""
-    return None if context is None else _span_at(context.get(_position))
+    return None if context is None else opened(_span_at(context.get(_position)))
+
+
+def opened(span: Span | None) -> Opened | None:
+    """Return what a span is now."""
+    return None if span is None else (span, span.number)
 
 
 def current_recorder() -> Recorder | None:

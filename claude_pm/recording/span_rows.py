@@ -3,10 +3,10 @@
 A span is 44 bytes: what many spans share (texts, numbers, attributes) is held once, and a row
 names it by a small whole number. A million spans take some 48 MB.
 
-Nobody who adds a row takes a lock: it would cost a tenth of a span, and a signal's handler or a
-finalizer that opens spans could meet it held. Each step that two threads may take at once is one
-call into C, which the interpreter's own lock makes whole: take the next number, write a row to the
-place that this number has, set a default.
+To add a row takes no lock, but where room has to be made: it would cost a tenth of a span, and a
+signal's handler or a finalizer that opens spans could meet it held. Each step that two threads may
+take at once is one call into C, which the interpreter's own lock makes whole: take the next number,
+write a row to the place that this number has, set a default.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class SpanRows:
         """The id of the recorder's first span; its later ones count on from there."""
         self.trace_start = ids.new_trace_half()
         """The first half of own trace ids; the second is the root's id."""
-        self.foreign_ids = array("Q")
-        self.foreign_traces: list[str | None] = [remote_trace]
+        self.foreign_ids: _Foreign[int] = _Foreign()
+        self.foreign_traces: _Foreign[str | None] = _Foreign(remote_trace)
         self.pid = os.getpid()
         self.lock = threading.RLock()
         """Whoever looks into the rows where they lie holds it: they do not grow meanwhile."""
@@ -112,13 +112,19 @@ class SpanRows:
         self.places: Codes[tuple[int | None, str | None]] = Codes()
         self.own_places = _OwnPlaces(self)
         self.outcomes = Codes(OK, UNFINISHED)
-        self._foreign_codes: dict[int, int] = {}
-        self._foreign_trace_codes: dict[str | None, int] = {remote_trace: FOREIGN}
         self.shared_facts = functools.lru_cache(maxsize=_SHARED, typed=True)(_make_facts)
         """``(name, inherited agent, inherited mode, **values)``: the facts, found again if they
         were asked for before. A TypeError says that they cannot be shared, or are wrong."""
 
-    def add_span(self, span: Span, facts: Facts, outcome: Outcome | None, end_ns: int) -> None:
+    def add_span(
+        self,
+        span: Span,
+        facts: Facts,
+        outcome: Outcome | None,
+        end_ns: int,
+        *,
+        has_room: bool = False,
+    ) -> None:
         """Write a span's row, anew if there is one; the outcome None stands for ``OK``."""
         number = span.number
         fact = facts.code or self.facts_code(facts)
@@ -137,10 +143,11 @@ class SpanRows:
                 end_ns,
             )
         except struct.error:
-            if len(self.spans) >= (number + 1) * _SPAN_BYTES:
+            # Not whether there is room now: another thread may have made it meanwhile.
+            if has_room:
                 raise
             self._make_room(self.spans, number, SPAN_ROW.size, _MORE_SPANS)
-            self.add_span(span, facts, outcome, end_ns)
+            self.add_span(span, facts, outcome, end_ns, has_room=True)
 
     def has_row(self, number: int) -> bool:
         """Whether a span's row was written."""
@@ -244,30 +251,22 @@ class SpanRows:
         number = span_id - self.first_id + 1
         if 0 < number < FOREIGN:
             return number
-        code = self._foreign_codes.get(span_id)
-        if code is None:
-            code = self._foreign_codes[span_id] = FOREIGN + len(self.foreign_ids)
-            self.foreign_ids.append(span_id)
-        return code
+        return FOREIGN + self.foreign_ids[span_id]
 
     def id_of(self, number: int) -> int:
         """Return the id that a span's number stands for."""
         if number >= FOREIGN:
-            return self.foreign_ids[number - FOREIGN]
+            return self.foreign_ids.key_of(number - FOREIGN)
         return self.first_id + number - 1 if number else 0
 
     def trace_number_of(self, trace_id: str | None) -> int:
         """Return the number that stands for a trace's id."""
-        code = self._foreign_trace_codes.get(trace_id)
-        if code is None:
-            code = self._foreign_trace_codes[trace_id] = FOREIGN + len(self.foreign_traces)
-            self.foreign_traces.append(trace_id)
-        return code
+        return FOREIGN + self.foreign_traces[trace_id]
 
     def trace_of(self, number: int) -> str | None:
         """Return the trace id that a number stands for: a root's own, or one from elsewhere."""
         if number >= FOREIGN:
-            return self.foreign_traces[number - FOREIGN]
+            return self.foreign_traces.key_of(number - FOREIGN)
         return f"{self.trace_start}{self.first_id + number - 1:016x}"
 
 
@@ -290,6 +289,24 @@ class Codes(dict[_K, int], Generic[_K]):
         for key, code in zip(keys, codes, strict=True):
             listed[code] = key
         return listed
+
+
+class _Foreign(Codes[_K]):
+    """Codes of things that are few enough to be found by their codes too, at any time."""
+
+    def __init__(self, *first: _K) -> None:
+        super().__init__(*first)
+        self._keys = {code: key for key, code in self.items()}
+
+    def __missing__(self, key: _K) -> int:
+        code = self._next()
+        # First: from the next step on others have the code.
+        self._keys[code] = key
+        return self.setdefault(key, code)
+
+    def key_of(self, code: int) -> _K:
+        """Return the thing that has this code."""
+        return self._keys[code]
 
 
 class _OwnPlaces(dict[str | None, int]):

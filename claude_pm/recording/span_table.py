@@ -57,6 +57,8 @@ def spans_frame(rows: SpanRows, origin_ns: int, *, final: bool) -> pd.DataFrame:
         facts = np.frombuffer(rows.facts if final else bytes(rows.facts), dtype=_FACT)
         facts = facts[1 : spans["fact"].max(initial=0) + 1]
         columns = dict(_columns(rows, spans, facts, origin_ns))
+        # They keep the arrays from growing.
+        del spans, facts
     return pd.DataFrame({name: columns.pop(name) for name in schema.SPANS.column_names}, copy=False)
 
 
@@ -145,9 +147,10 @@ def _ids(numbers: NDArray[np.uint32], rows: SpanRows) -> NDArray[np.uint64]:
     ids = numbers.astype(np.uint64)
     ids += np.uint64(rows.first_id - 1)
     ids[numbers == 0] = 0
-    if len(rows.foreign_ids) > 0:
-        foreign = numbers >= FOREIGN
-        ids[foreign] = np.array(rows.foreign_ids)[numbers[foreign] - FOREIGN]
+    foreign = numbers >= FOREIGN
+    if foreign.any():
+        listed = np.array(rows.foreign_ids.listed(), dtype=np.uint64)
+        ids[foreign] = listed[numbers[foreign] - FOREIGN]
     return ids
 
 

@@ -8,7 +8,7 @@ from weakref import ReferenceType, ref
 
 from claude_pm.recording.call_tree import Stack
 from claude_pm.recording.charges import WAITING, Charges, Look, Whom
-from claude_pm.recording.span import Span, span_in
+from claude_pm.recording.span import Opened, opened_in
 from claude_pm.recording.task_stacks import await_chain, context_of
 
 
@@ -35,12 +35,12 @@ class TaskTime:
         self.name = task.get_name()
         self.thread: str | None = None
         self.stack: Stack | None = None
-        self.span: Span | None = None
+        self.span: Opened | None = None
 
-    def read_span(self) -> Span | None:
+    def read_span(self) -> Opened | None:
         """Return the span that is open in the task's context now."""
-        span = span_in(self._context)
-        if span is not self.span:
+        span = opened_in(self._context)
+        if span != self.span:
             self.settle()
             self.span = span
         return span
@@ -63,11 +63,11 @@ class TaskTime:
         waiter = task._fut_waiter  # type: ignore[attr-defined] # noqa: SLF001 - asyncio's own tools read it
         known = None if self._waiter is None else self._waiter()
         if waiter is None or known is not waiter:
-            before, span = self.stack, span_in(self._context)
+            before, span = self.stack, opened_in(self._context)
             now = root.of(await_chain(task.get_coro()))
             # Not the future itself, which would live longer for it.
             self._waiter = None if waiter is None else ref(waiter)
-            if now is not before or span is not self.span:
+            if now is not before or span != self.span:
                 if not self._was_running:
                     half_ns = min(rest_ns, look.half_ns)
                     self._wait(half_ns)

@@ -98,7 +98,7 @@ class _Interval(ctypes.Structure):
 
 
 class _SignalTimer:
-    """A signal to the main thread, armed anew by each look: signals never pile up."""
+    """A signal to the main thread, one for each timer at a time: signals never pile up."""
 
     kind = "signal"
 
