@@ -333,6 +333,43 @@ class TestHolding:
         assert sorted(recorder.spans_frame()["name"]) == ["inner", "outer"]
 
 
+class _ClosesWhenListed(dict[int, Any]):
+    """Open spans; another thread closes them when somebody asks for them."""
+
+    def values(self) -> Any:
+        for one in list(super().values()):
+            thread = threading.Thread(target=one.__exit__, args=(None, None, None))
+            thread.start()
+            thread.join()
+        return super().values()
+
+
+def test_closed_while_the_recording_ends() -> None:
+    """A span that another thread closes in this moment is there."""
+    recorder = Recorder()
+    recorder.open_spans = _ClosesWhenListed()
+    before = activate(recorder)
+    span("work").__enter__()
+    recorder.finish()
+    deactivate(recorder, before)
+    assert recorder.spans_frame()["name"].tolist() == ["work"]
+
+
+def test_more_spans_than_a_piece_of_a_column() -> None:
+    """In a long table each span has its ids, and each root has no parent."""
+    recorder = Recorder()
+    before = activate(recorder)
+    for _ in range(35_000):
+        with span("root"), span("part"):
+            pass
+    deactivate(recorder, before)
+    recorder.finish()
+    frame, rows = recorder.spans_frame(), recorder.span_rows()
+    for column in ("span_id", "trace_id", "parent_id", "name"):
+        found = [None if value is pd.NA else value for value in frame[column]]
+        assert found == [row[column] for row in rows], column
+
+
 class TestMerge:
     """What one recorder dumps another takes over."""
 

@@ -39,6 +39,10 @@ def burn(seconds: float = 0.05) -> None:
         sum(range(100))
 
 
+def _sleeps(seconds: float) -> None:
+    time.sleep(seconds)
+
+
 async def waits() -> None:
     """Wait, and nothing else."""
     await asyncio.sleep(WAIT_S)
@@ -211,6 +215,54 @@ class TestWhom:
         selecting = recorded.samples[recorded.samples["stack"].str.contains(r"select \(")]
         assert selecting["weight_s"].sum() < WAIT_S / 3
         assert rows_of(recorded, "waits")["weight_s"].sum() > WAIT_S / 2
+
+    def test_event_loop_after_long_work(self) -> None:
+        """So too if the loop begins in code that has run for long, and its task runs first."""
+
+        async def works_and_waits() -> None:
+            burn(0.2)
+            await asyncio.sleep(WAIT_S)
+
+        with sample() as recorded:
+            burn(0.4)
+            asyncio.run(works_and_waits())
+        selecting = recorded.samples[recorded.samples["stack"].str.contains(r"select \(")]
+        assert selecting["weight_s"].sum() < WAIT_S / 3
+        found = rows_of(recorded, "works_and_waits")
+        assert found.groupby("state")["weight_s"].sum()["waiting"] > WAIT_S / 2
+        assert found["task"].notna().all()
+        total_s = recorded.samples["weight_s"].sum()
+        assert total_s == pytest.approx(recorded.meta["duration_s"], rel=0.1)
+
+    def test_work_and_waits_in_turn(self) -> None:
+        """Long work, and the waits between it, each get what they took."""
+        took: dict[str, float] = {}
+
+        def timed(name: str, function: Callable[[float], None], seconds: float) -> None:
+            begun = time.perf_counter()
+            function(seconds)
+            took[name] = took.get(name, 0.0) + time.perf_counter() - begun
+
+        with sample() as recorded:
+            for _ in range(2):
+                timed("burn", burn, 0.4)
+                timed("sleep", _sleeps, 0.3)
+        for name, function in (("burn", "burn"), ("sleep", "_sleeps")):
+            found = rows_of(recorded, function)["weight_s"].sum()
+            assert found == pytest.approx(took[name], rel=0.15)
+
+    def test_span_used_twice(self) -> None:
+        """Each use of a span gets its own time."""
+        again = []
+        with sample() as recorded:
+            one = claude_pm.span("again")
+            for seconds in (0.2, 0.1):
+                with one:
+                    burn(seconds)
+                    again.append(one.span_id)
+        cpu_s = recorded.samples.groupby("span_id")["cpu_s"].sum()
+        assert cpu_s[again[0]] == pytest.approx(0.2, rel=0.2)
+        assert cpu_s[again[1]] == pytest.approx(0.1, rel=0.2)
 
     def test_blocked_thread(self) -> None:
         """A thread that sleeps waits, and uses no CPU time."""
