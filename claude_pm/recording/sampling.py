@@ -46,7 +46,7 @@ _OURS = "claude_pm"
 # of the time: the more there are, the more is seen each time.
 _FREE_NS, _TASKS_PARTS = 40_000, 320
 # Of so many looks at code that runs on, all but the last only note what they see, if it ran for so
-# much of the time.
+# much of the time, or did not wait and was kept from running.
 _NOTED, _RAN_ON = 8, 0.95
 # What switching between threads more often than Python's 5 ms costs, about a tenth of the time at
 # 1 ms, is paid only where threads compete.
