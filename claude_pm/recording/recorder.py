@@ -1,4 +1,4 @@
-"""The recorder: finished spans in columns of plain arrays, until somebody asks for a table.
+"""The recorder: finished spans in rows of plain arrays, until somebody asks for a table.
 
 A finished span is a row in an array; its texts are interned to small integers.
 DataFrames are made by :meth:`Recorder.spans_frame`, after the recorded code has ended.
