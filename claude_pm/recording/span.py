@@ -102,11 +102,6 @@ class Span:
     _token: Token[Span | Recorder | None]
 
     @property
-    def id_number(self) -> int:
-        """The span's id; 0 where nothing is recorded."""
-        return self._recorder.rows.id_of(self.number) if self._recorder is not None else 0
-
-    @property
     def span_id(self) -> str:
         """Return 16 hex digits; empty where nothing is recorded."""
         return self.id_with(self.number)
