@@ -16,6 +16,7 @@ import pytest
 
 import claude_pm
 from claude_pm.errors import RecordingError
+from tests.new_memory import new_memory
 
 
 def nothing() -> None:
@@ -105,9 +106,9 @@ class TestMeasured:
         """A condition that holds 80 MB for a moment has them in its peak."""
 
         def much() -> None:
-            held = bytearray(80_000_000)
+            held = new_memory(80)
             time.sleep(0.02)
-            del held
+            held.close()
 
         made = claude_pm.experiment({"none": lambda: time.sleep(0.02), "much": much}, repeat=3)
         peaks = made.samples.groupby("condition")["peak_rss_bytes"].max()

@@ -15,8 +15,7 @@ import pytest
 from claude_pm.recording import profile, span
 from claude_pm.recording.memory import INTERVAL_S, RssSampler
 from claude_pm.recording.recorder import Recorder
-
-_MB = 1_000_000
+from tests.new_memory import MB, new_memory
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -49,14 +48,14 @@ class TestTable:
         assert set(readings["pid"]) == {os.getpid()}
         assert set(readings["role"]) == {"kernel"}
         assert readings["traced_bytes"].isna().all()
-        assert (readings["rss_bytes"] > _MB).all()
+        assert (readings["rss_bytes"] > MB).all()
 
     def test_is_what_psutil_reads(self) -> None:
         """The bytes are the resident set size that other tools show."""
         before = psutil.Process().memory_info().rss
         with profile(cpu=None) as recorded:
             pass
-        assert recorded.memory["rss_bytes"].iloc[0] == pytest.approx(before, abs=20 * _MB)
+        assert recorded.memory["rss_bytes"].iloc[0] == pytest.approx(before, abs=20 * MB)
 
     def test_peak(self) -> None:
         """80 MB written and held show in the peak and in the last reading; given back they do not.
@@ -64,21 +63,21 @@ class TestTable:
         Memory that is only asked for is not resident: it has to be written.
         """
         with profile(cpu=None) as recorded:
-            held = bytearray(b"x") * (80 * _MB)
+            held = new_memory(80)
         first, last = recorded.memory["rss_bytes"].iloc[[0, -1]]
-        assert recorded.memory["rss_bytes"].max() - first > 75 * _MB
-        assert last - first > 75 * _MB
-        assert len(held) == 80 * _MB
+        assert recorded.memory["rss_bytes"].max() - first > 75 * MB
+        assert last - first > 75 * MB
+        held.close()
 
     def test_peak_given_back(self) -> None:
         """A peak that is over at the end shows, if it lasted a few readings."""
         with profile(cpu=None) as recorded:
-            held = bytearray(b"x") * (80 * _MB)
+            held = new_memory(80)
             time.sleep(4 * INTERVAL_S)
-            del held
+            held.close()
         first, last = recorded.memory["rss_bytes"].iloc[[0, -1]]
-        assert recorded.memory["rss_bytes"].max() - first > 75 * _MB
-        assert last - first < 40 * _MB
+        assert recorded.memory["rss_bytes"].max() - first > 75 * MB
+        assert last - first < 40 * MB
 
     def test_without_memory(self) -> None:
         """With memory=None nothing is read, and the table is empty."""
@@ -94,32 +93,32 @@ class TestExactPeaks:
     def test_spike(self) -> None:
         """A spike between two readings shows, in a row between them."""
         with profile(cpu=None) as recorded:
-            held = bytearray(120 * _MB)
-            del held
+            held = new_memory(120)
+            held.close()
         sizes = recorded.memory["rss_bytes"]
-        assert sizes.max() - sizes.iloc[0] == pytest.approx(120 * _MB, abs=3 * _MB)
+        assert sizes.max() - sizes.iloc[0] == pytest.approx(120 * MB, abs=3 * MB)
         assert recorded.memory["t_s"].is_monotonic_increasing
         assert recorded.meta["overhead"]["memory"]["exact_peaks"]
 
     def test_what_was_before(self) -> None:
         """A peak from before the profile is not the profile's."""
-        held = bytearray(120 * _MB)
-        del held
+        held = new_memory(120)
+        held.close()
         with profile(cpu=None) as recorded:
             pass
         sizes = recorded.memory["rss_bytes"]
-        assert sizes.max() - sizes.iloc[0] < 20 * _MB
+        assert sizes.max() - sizes.iloc[0] < 20 * MB
 
     def test_inner_profile(self) -> None:
         """A profile within another reads the same mark, and takes nothing from the outer one."""
         with profile(cpu=None) as outer:
-            held = bytearray(120 * _MB)
-            del held
+            held = new_memory(120)
+            held.close()
             with profile(cpu=None) as inner:
                 pass
-        for recorded, expected in ((outer, 120 * _MB), (inner, 0)):
+        for recorded, expected in ((outer, 120 * MB), (inner, 0)):
             sizes = recorded.memory["rss_bytes"]
-            assert sizes.max() - sizes.iloc[0] == pytest.approx(expected, abs=5 * _MB)
+            assert sizes.max() - sizes.iloc[0] == pytest.approx(expected, abs=5 * MB)
 
 
 class TestSampler:
