@@ -21,6 +21,7 @@ import json
 import math
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -164,27 +165,42 @@ def _pausing(whole: contextlib.ExitStack) -> tuple[Switch, Switch]:
     timer: Any = sampler._timer
     tick = timer._tick
 
+    paused_ns = paused_cpu_ns = 0
+
     def turn_on() -> None:
-        now_ns = timer._last_ns = time.perf_counter_ns()
+        # As if no time had passed.
+        timer._last_ns = time.perf_counter_ns()
+        gap_ns, gap_cpu_ns = timer._last_ns - paused_ns, time.thread_time_ns() - paused_cpu_ns
+        sampler._whole_ns += gap_ns
+        sampler._noted_ns += gap_ns
+        sampler._cpu_ns += gap_cpu_ns
         for look in (sampler._last, sampler._last_at_all, sampler._last_at_tasks):
-            look.now_ns = now_ns
-        sampler._cpu_ns = time.thread_time_ns()
+            look.now_ns += gap_ns
+        sampler._notes[:] = [
+            (now_ns + gap_ns, cpu_ns + gap_cpu_ns, *rest)
+            for now_ns, cpu_ns, *rest in sampler._notes
+        ]
+        here = sampler._threads[threading.get_ident()]
+        here._cpu_ns = (here._cpu_ns or 0) + gap_cpu_ns
         timer._tick, timer._running = tick, True
         timer._arm()
 
     def turn_off() -> None:
+        nonlocal paused_ns, paused_cpu_ns
         timer._tick, timer._running = _nothing, False
-        timer._cpu_ticks = timer._due_ns = 0
+        timer._every_ns = 0
         # Nor does the thread that watches find it overdue.
         timer._last_ns = sys.maxsize
         for each in (timer._timer, timer._cpu_timer):
             timer._set(each, 0, 0)
+        paused_ns, paused_cpu_ns = time.perf_counter_ns(), time.thread_time_ns()
 
     whole.callback(turn_on)
     return turn_on, turn_off
 
 
-def _nothing(_frame: object) -> None: ...
+def _nothing(_frame: object, _now_ns: int) -> bool:
+    return False
 
 
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-import time
 from asyncio import AbstractEventLoop, Task, _get_running_loop, current_task
 from concurrent.futures import thread as pool_threads
 from contextvars import Context
+from time import perf_counter_ns, process_time_ns, thread_time_ns
 from types import CodeType, FrameType
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import ReferenceType, ref
 
 from claude_pm.errors import RecordingError
@@ -30,7 +30,7 @@ from claude_pm.recording.charges import Charges, Look, Whom
 from claude_pm.recording.instrument import RenameFile, Rows
 from claude_pm.recording.pace import Pace
 from claude_pm.recording.recorder import Recorder
-from claude_pm.recording.span import Opened, opened, opened_in
+from claude_pm.recording.span import Opened, opened, opened_here, opened_in
 from claude_pm.recording.task_stacks import live_tasks, outermost_frame
 from claude_pm.recording.task_time import TaskTime
 from claude_pm.recording.thread_clocks import cpu_ns
@@ -45,9 +45,9 @@ _OURS = "claude_pm"
 # Looking at all tasks is put off until what it takes, beyond some, is at most one part in so many
 # of the time: the more there are, the more is seen each time.
 _FREE_NS, _TASKS_PARTS = 40_000, 320
-# Of so many looks at code that runs on, all but the last only note what they see, if it ran for so
-# much of the time, or did not wait and was kept from running.
-_NOTED, _RAN_ON = 8, 0.95
+# For so long, looks at code that runs on only note what they see, if it ran for so much of the
+# time, or did not wait and was kept from running.
+_NOTED_NS, _RAN_ON = 100_000_000, 0.95
 # What switching between threads more often than Python's 5 ms costs, about a tenth of the time at
 # 1 ms, is paid only where threads compete.
 _LATE, _SWITCH_S = 2, 0.001
@@ -55,20 +55,14 @@ _LATE, _SWITCH_S = 2, 0.001
 _Reference = ReferenceType[Task[Any]]
 
 
-class _Glance(NamedTuple):
-    """What is seen of a thread, not yet sorted."""
-
-    codes: list[CodeType]
-    """Innermost first, up to the task's own coroutine."""
-    span: Opened | None
-    task: TaskTime | None
-    place: tuple[int, int]
-    is_loop: bool
-    is_interrupted: bool
-
-
-_Note = tuple[int, _Glance, Look, int, bool]
-"""A thread's ident, a glance at it, when, its CPU time then, and whether it waited since."""
+_Glance = tuple[list[CodeType], Opened | None, TaskTime | None, tuple[int, int], bool]
+"""What is seen of a thread: its codes, innermost first, up to the task's own coroutine; the span
+and the task it works for; its frame's id and the instruction in it; whether a loop runs in it.
+"""
+_Note = tuple[int, int, int, bool, _Glance]
+"""A look at the interrupted thread: when, its CPU time then, how long the look before took, whether
+it waited since that, and what is seen.
+"""
 
 
 class StackSampler:
@@ -97,8 +91,12 @@ class StackSampler:
         self._tasks_cost_ns = 0.0
         self._runs = False
         self._notes: list[_Note] = []
-        self._cpu_ns = self._waits = self._contenders = 0
-        self._interrupted_ident = threading.main_thread().ident
+        # When the interrupted thread was looked at, how long that took, and what was read then;
+        # and until when looks may be left at that.
+        self._noted_ns = self._took_ns = self._cpu_ns = self._waits = self._whole_ns = 0
+        self._contenders = 0
+        # The main thread, which always has one.
+        self._interrupted_ident = threading.main_thread().ident or 0
         self._held_up_ns = self._own_ns = self._ticks = self._missed = self._failed = 0
         self._process_cpu_ns = 0
 
@@ -118,11 +116,11 @@ class StackSampler:
         self._recorder.thread_spans = {}
         self._switch_s = sys.getswitchinterval()
         self._timer = make_timer(self._tick, self._pace.usual_ns)
-        self._process_cpu_ns = time.process_time_ns()
-        self._first_ns = time.perf_counter_ns()
+        self._process_cpu_ns = process_time_ns()
+        self._first_ns = perf_counter_ns()
         self._last = self._last_at_all = self._last_at_tasks = Look(self._first_ns, 0, 0, 0)
         with self._looking:
-            self._look(self._first_ns, None)
+            self._look(self._first_ns)
         self._timer.start()
 
     def stop(self) -> None:
@@ -134,12 +132,12 @@ class StackSampler:
         sys.setswitchinterval(self._switch_s)
         with self._looking:
             self._tasks_cost_ns = 0.0
-            self._look(time.perf_counter_ns(), None)
+            self._look(perf_counter_ns())
         for thread in self._threads.values():
             thread.end()
         for task in self._tasks.values():
             task.settle()
-        self._process_cpu_ns = time.process_time_ns() - self._process_cpu_ns
+        self._process_cpu_ns = process_time_ns() - self._process_cpu_ns
         # They lead to the user's tasks and threads.
         self._threads.clear()
         self._tasks.clear()
@@ -174,67 +172,71 @@ class StackSampler:
             }
         }
 
-    def _tick(self, interrupted: FrameType | None) -> None:
-        # An interrupted look is not looked into, and a second thread has nothing to add.
-        if not self._looking.acquire(blocking=False):
-            return
+    def _tick(self, interrupted: FrameType | None, now_ns: int) -> bool:
         try:
-            now_ns, cpu_before_ns = time.perf_counter_ns(), time.thread_time_ns()
-            self._ticks += 1
-            elapsed_ns = now_ns - self._last.now_ns
-            waited_ns = elapsed_ns - self._last.took_ns
-            self._missed += max(0, waited_ns // self._pace.interval_ns - 1)
-            ran_on = waited = True
+            cpu_ns = thread_time_ns()
             # Only a signal interrupts, and always the same thread.
-            if interrupted is not None:
-                if cpu_before_ns - self._cpu_ns <= _RAN_ON * elapsed_ns:
-                    # Else it was kept from running.
-                    waited = waits_of_this_thread() != self._waits
-                    ran_on = not waited
-                self._cpu_ns = cpu_before_ns
-                if (
-                    ran_on
-                    and self._runs_on()
-                    and len(self._notes) < _NOTED - 1
-                    and not (self._tasks and self._tasks_are_due(now_ns))
-                ):
-                    self._note(now_ns, cpu_before_ns, interrupted, waited=waited)
-                    self._end_look(now_ns, held_up=True)
-                    return
-                waits = waits_of_this_thread()
-                waited, self._waits = waits != self._waits, waits
-            try:
-                cpu_now_ns = cpu_before_ns if self._knows_cpu else None
-                self._look(now_ns, interrupted, cpu_now_ns, waited=waited)
-            except Exception:  # noqa: BLE001 - it would be raised in the user's code
-                self._failed += 1
-            here = self._threads.get(threading.get_ident())
-            # Code that waits is not held up. By CPU time: that another process was let in is not
-            # looking's doing.
-            held_up = here is None or here.running
-            cpu_after_ns = time.thread_time_ns()
-            if here is not None:
-                here.note_looking(cpu_after_ns)
-            if held_up:
-                self._pace.note_run(now_ns, cpu_after_ns - cpu_before_ns, ran_on=ran_on)
-            else:
-                is_over = here is not None and here.is_idle_loop and self._has_timer_due()
-                self._pace.note_wait(now_ns, others_run=self._runs, is_over=is_over)
-            if self._timer is not None:
-                self._timer.interval_ns = self._pace.interval_ns
-                self._timer.spread = self._pace.spread
-                self._timer.runs_on = self._runs_on()
-            self._end_look(now_ns, held_up=held_up)
-        finally:
-            self._looking.release()
+            if interrupted is not None and now_ns < self._whole_ns:
+                ran_on = self._ran_on(now_ns, cpu_ns)
+                # Else it may have been kept from running.
+                if ran_on or waits_of_this_thread() == self._waits:
+                    self._note(now_ns, cpu_ns, interrupted, waited=ran_on)
+                    self._took_ns = took_ns = perf_counter_ns() - now_ns
+                    self._own_ns += took_ns
+                    self._held_up_ns += took_ns
+                    return False
+            # An interrupted look is not looked into, and a second thread has nothing to add.
+            if self._looking.acquire(blocking=False):
+                try:
+                    self._look_at_once(now_ns, cpu_ns, interrupted)
+                finally:
+                    self._looking.release()
+        except Exception:  # noqa: BLE001 - it would be raised in the user's code
+            self._failed += 1
+        return True
 
-    def _end_look(self, now_ns: int, *, held_up: bool) -> None:
-        took_ns = time.perf_counter_ns() - now_ns
+    def _ran_on(self, now_ns: int, cpu_ns: int) -> bool:
+        """Whether the interrupted thread ran all the time since it was last."""
+        return cpu_ns - self._cpu_ns > _RAN_ON * (now_ns - self._noted_ns)
+
+    def _look_at_once(self, now_ns: int, cpu_ns: int, interrupted: FrameType | None) -> None:
+        """Look, and set the pace by it."""
+        ran_on = True
+        if interrupted is None:
+            # Nothing is noted meanwhile.
+            self._whole_ns = 0
+            self._ticks += 1
+        else:
+            ran_on = self._ran_on(now_ns, cpu_ns)
+            waits = waits_of_this_thread()
+            waited, self._waits = waits != self._waits, waits
+            self._note(now_ns, cpu_ns, interrupted, waited=waited)
+            ran_on = ran_on or not waited
+        self._look(now_ns)
+        here = self._threads.get(threading.get_ident())
+        # Code that waits is not held up. By CPU time: that another process was let in is not
+        # looking's doing.
+        held_up = here is None or here.running
+        cpu_after_ns = thread_time_ns()
+        if here is not None:
+            here.note_looking(cpu_after_ns)
+        if held_up:
+            self._pace.note_run(now_ns, cpu_after_ns - cpu_ns, ran_on=ran_on)
+        else:
+            is_over = here is not None and here.is_idle_loop and self._has_timer_due()
+            self._pace.note_wait(now_ns, others_run=self._runs, is_over=is_over)
+        runs_on = self._runs_on()
+        self._whole_ns = self._due_at_all_ns(now_ns) if runs_on else 0
+        if self._timer is not None:
+            self._timer.interval_ns = self._pace.interval_ns
+            self._timer.spread = self._pace.spread
+            self._timer.runs_on = runs_on
+        took_ns = self._took_ns = perf_counter_ns() - now_ns
         self._own_ns += took_ns
         self._held_up_ns += took_ns if held_up else 0
-        for look in (self._last, self._last_at_all, self._last_at_tasks):
-            if look.now_ns == now_ns:
-                look.took_ns = took_ns
+        self._last_at_all.took_ns = took_ns
+        if self._last_at_tasks.now_ns == now_ns:
+            self._last_at_tasks.took_ns = took_ns
 
     def _runs_on(self) -> bool:
         """Whether this thread runs on and on, and no other one runs."""
@@ -253,62 +255,91 @@ class StackSampler:
             self._failed += 1
         return False
 
-    def _look(
-        self,
-        now_ns: int,
-        interrupted: FrameType | None,
-        cpu_now_ns: int | None = None,
-        *,
-        waited: bool = True,
-    ) -> None:
-        self._charge_notes()
-        intervals = self._pace.interval_ns, self._pace.longest_ns
-        noted = self._last = self._last.following(now_ns, *intervals)
-        look = self._last_at_all = self._last_at_all.following(now_ns, *intervals)
+    def _due_at_all_ns(self, now_ns: int) -> int:
+        """Return until when it is enough to note what this thread runs."""
+        due_ns = now_ns + _NOTED_NS
+        return min(due_ns, self._due_at_tasks_ns()) if self._tasks else due_ns
+
+    def _due_at_tasks_ns(self) -> int:
+        least_ns = int((self._tasks_cost_ns - _FREE_NS) * _TASKS_PARTS)
+        return self._last_at_tasks.now_ns + least_ns
+
+    def _look(self, now_ns: int) -> None:
+        """Look at all threads, and at all tasks if it is time."""
         here = self._threads.get(threading.get_ident())
+        waited_here = here is not None and not here.running
+        is_noted = bool(self._notes) and self._notes[-1][0] == now_ns
+        self._charge_notes()
+        if not is_noted:
+            # The other thread may have been noted since.
+            now_ns = max(now_ns, self._last.now_ns)
+            self._follow(now_ns, self._took_ns)
         references: list[_Reference] | None = None
-        if self._tasks_are_due(now_ns) or (here is not None and not here.running):
+        spent_ns = -thread_time_ns()
+        if waited_here or now_ns >= self._due_at_tasks_ns():
             references = live_tasks(self._loops)
             self._meet(references)
+        spent_ns += thread_time_ns()
         running = self._running_tasks()
-        self._look_at_threads(look, noted, interrupted, running, cpu_now_ns, waited=waited)
+        intervals = self._pace.interval_ns, self._pace.longest_ns
+        look = self._last_at_all = self._last_at_all.following(now_ns, *intervals)
+        self._look_at_threads(look, running, is_noted=is_noted)
         if references is not None:
-            begun_ns = time.thread_time_ns()
+            spent_ns -= thread_time_ns()
             at_tasks = self._last_at_tasks = self._last_at_tasks.following(now_ns, *intervals)
             self._look_at_tasks(at_tasks, references, set(running.values()))
-            spent_ns = time.thread_time_ns() - begun_ns
+            spent_ns += thread_time_ns()
             self._tasks_cost_ns += (spent_ns - self._tasks_cost_ns) / 4
 
-    def _tasks_are_due(self, now_ns: int) -> bool:
-        least_ns = (self._tasks_cost_ns - _FREE_NS) * _TASKS_PARTS
-        return now_ns - self._last_at_tasks.now_ns >= least_ns
-
     def _note(self, now_ns: int, cpu_ns: int, interrupted: FrameType, *, waited: bool) -> None:
-        """Look at this thread alone, and leave it to the next whole look to charge what is seen.
+        """See what this thread runs, and leave it to the next look at all threads to charge it.
 
         To do that for several looks at once costs little more than for one: what it needs is in no
         cache of the processor's, while other code runs.
         """
-        try:
-            here = threading.get_ident()
-            loop = _get_running_loop()
-            task = None if loop is None else current_task(loop)
-            glance = self._glance(
-                here, interrupted, task, is_loop=loop is not None, is_interrupted=True
-            )
-        except Exception:  # noqa: BLE001 - it would be raised in the user's code
-            self._failed += 1
-            return
+        loop = _get_running_loop()
+        task = None if loop is None else current_task(loop)
+        if task is None:
+            root = time_of = None
+        else:
+            root = outermost_frame(task)
+            time_of = self._tasks.get(ref(task)) or self._time_of(task)
+        codes, _ = _codes_of(interrupted, root)
+        place = id(interrupted), interrupted.f_lasti
+        glance = codes, opened_here(), time_of, place, loop is not None
+        self._notes.append((now_ns, cpu_ns, self._took_ns, waited, glance))
+        self._noted_ns, self._cpu_ns = now_ns, cpu_ns
+
+    def _follow(self, now_ns: int, took_ns: int) -> Look:
+        """Return the next look at the interrupted thread; the last one took ``took_ns``."""
         pace = self._pace
-        self._last = self._last.following(now_ns, pace.interval_ns, pace.longest_ns)
-        self._notes.append((here, glance, self._last, cpu_ns, waited))
+        self._last.took_ns = took_ns
+        look = self._last = self._last.following(now_ns, pace.interval_ns, pace.longest_ns)
+        self._missed += max(0, (look.elapsed_ns - look.stood_ns) // pace.interval_ns - 1)
+        return look
 
     def _charge_notes(self) -> None:
+        if not self._notes:
+            return
         notes, self._notes = self._notes, []
-        for ident, glance, look, read_ns, waited in notes:
-            thread = self._threads.get(ident)
-            if thread is not None:
-                thread.look(look, self._sight(thread.name, glance), read_ns, waited=waited)
+        self._ticks += len(notes)
+        known = self._thread(self._interrupted_ident)
+        for now_ns, used_ns, took_ns, waited, glance in notes:
+            look = self._follow(now_ns, took_ns)
+            _, span, task, _, _ = glance
+            if task is not None:
+                task.work_for(span)
+            sight = self._sight(known.name, glance, is_interrupted=True)
+            known.look(look, sight, used_ns if self._knows_cpu else None, waited=waited)
+
+    def _thread(self, ident: int) -> ThreadTime:
+        # Not threading.enumerate(), whose lock the interrupted code may hold.
+        threads: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined] # noqa: SLF001
+        thread, known = threads.get(ident), self._threads.get(ident)
+        if known is None or known.thread is not thread:
+            known = ThreadTime(ident, thread, self._charges, self._interruption)
+            self._threads[ident] = known
+        return known
 
     def _meet(self, references: list[_Reference]) -> None:
         """Get to know new tasks."""
@@ -328,87 +359,53 @@ class StackSampler:
         return found
 
     def _look_at_threads(
-        self,
-        look: Look,
-        noted: Look,
-        interrupted: FrameType | None,
-        running: dict[int, Task[Any] | None],
-        cpu_now_ns: int | None,
-        *,
-        waited: bool,
+        self, look: Look, running: dict[int, Task[Any] | None], *, is_noted: bool
     ) -> None:
-        """Look at all threads; ``noted`` is for the one that was looked at alone before.
-
-        ``waited`` is this thread's.
-        """
+        """Look at all threads; ``is_noted`` says that the interrupted one has been looked at."""
         here, self._contenders, self._runs = threading.get_ident(), 0, False
         frames = sys._current_frames()  # noqa: SLF001 - the documented way to see other threads
         # Not our own, which holds ``frames``: each look would be a cycle for the garbage collector,
         # and keep all that the interrupted code holds alive until it comes.
-        frames[here] = sys._getframe(1) if interrupted is None else interrupted  # noqa: SLF001
-        # Not threading.enumerate(), whose lock the interrupted code may hold.
-        threads: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined] # noqa: SLF001
+        frames[here] = sys._getframe(1)  # noqa: SLF001
         for ident, frame in frames.items():
-            thread, known = threads.get(ident), self._threads.get(ident)
-            if known is None or known.thread is not thread:
-                known = ThreadTime(ident, thread, self._charges, self._interruption)
-                self._threads[ident] = known
+            known = self._thread(ident)
             if known.name.startswith(_OURS):
                 continue
-            its_look = noted if ident == self._interrupted_ident else look
-            place = id(frame), frame.f_lasti
-            if ident not in running and ident != here and known.still_waits(its_look, place):
-                continue
-            is_interrupted = ident == here and interrupted is not None
-            glance = self._glance(
-                ident,
-                frame,
-                running.get(ident),
-                is_loop=ident in running,
-                is_interrupted=is_interrupted,
-            )
-            sight = self._sight(known.name, glance)
-            if ident == here:
-                known.look(its_look, sight, cpu_now_ns, waited=waited)
-            else:
-                known.look(its_look, sight)
+            is_interrupted = ident == self._interrupted_ident
+            if not (is_interrupted and is_noted):
+                its_look = self._last if is_interrupted else look
+                is_loop, place = ident in running, (id(frame), frame.f_lasti)
+                if not is_loop and ident != here and known.still_waits(its_look, place):
+                    continue
+                task = running.get(ident)
+                codes, work = _codes_of(frame, None if task is None else outermost_frame(task))
+                if task is None:
+                    time_of, span = None, self._span_of_thread(ident, work)
+                else:
+                    time_of = self._time_of(task)
+                    span = time_of.read_span()
+                glance = codes, span, time_of, place, is_loop
+                known.look(its_look, self._sight(known.name, glance, is_interrupted=False))
             self._contenders += known.used_ns > IDLE_NS
             self._runs = self._runs or known.running
         if len(self._threads) > len(frames):
             for ident in self._threads.keys() - frames.keys():
                 self._threads.pop(ident).end()
-        if noted.elapsed_ns > _LATE * self._pace.interval_ns and self._contenders > 1:
+        is_late = self._last.elapsed_ns > _LATE * self._pace.interval_ns
+        if is_late and self._contenders > 1:
             # Threads that want the interpreter's lock keep each other waiting, and us.
             sys.setswitchinterval(min(self._switch_s, _SWITCH_S))
 
-    def _glance(
-        self,
-        ident: int,
-        frame: FrameType,
-        task: Task[Any] | None,
-        *,
-        is_loop: bool,
-        is_interrupted: bool,
-    ) -> _Glance:
-        codes, work = _codes_of(frame, None if task is None else outermost_frame(task))
-        if task is None:
-            time_of, span = None, self._span_of_thread(ident, work)
-        else:
-            time_of = self._time_of(task)
-            span = time_of.read_span()
-        place = id(frame), frame.f_lasti
-        return _Glance(codes, span, time_of, place, is_loop, is_interrupted)
-
-    def _sight(self, name: str, glance: _Glance) -> Sight:
-        codes, task = glance.codes, glance.task
+    def _sight(self, name: str, glance: _Glance, *, is_interrupted: bool) -> Sight:
+        codes, span, task, place, is_loop = glance
         stack = self._root.of(reversed(codes))
         return Sight(
-            whom=Whom(stack, glance.span, name, None if task is None else task.name),
+            whom=Whom(stack, span, name, None if task is None else task.name),
             task=task,
-            place=glance.place,
-            is_loop=glance.is_loop,
-            is_idle_loop=glance.is_loop and task is None and _is_select(codes[0]),
-            is_interrupted=glance.is_interrupted,
+            place=place,
+            is_loop=is_loop,
+            is_idle_loop=is_loop and task is None and _is_select(codes[0]),
+            is_interrupted=is_interrupted,
         )
 
     def _look_at_tasks(

@@ -354,6 +354,15 @@ def current_span() -> Span | None:
     return _span_at(_get_position())
 
 
+def opened_here() -> Opened | None:
+    """Return the span that is open here, in one call; takes no lock."""
+    position = _get_position()
+    if not isinstance(position, Span):
+        return None
+    recorder = position._recorder
+    return None if recorder is None or recorder.end_ns is not None else (position, position.number)
+
+
 def opened_in(context: Context | None) -> Opened | None:
     """Return the span that is open in another task's or thread's context; takes no lock."""
     return None if context is None else opened(_span_at(context.get(_position)))

@@ -40,10 +40,14 @@ class TaskTime:
     def read_span(self) -> Opened | None:
         """Return the span that is open in the task's context now."""
         span = opened_in(self._context)
+        self.work_for(span)
+        return span
+
+    def work_for(self, span: Opened | None) -> None:
+        """Take note of the span that it works for from here on."""
         if span != self.span:
             self.settle()
             self.span = span
-        return span
 
     def look_at_running(self, look: Look) -> None:
         """Charge the rest of the interval to where it waited until it ran."""

@@ -30,8 +30,11 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
-Tick = Callable[[FrameType | None], None]
-"""Looks once; gets the frame that was interrupted, if any."""
+Tick = Callable[[FrameType | None, int], bool]
+"""Looks once; gets the frame that was interrupted, if any, and the time.
+
+It returns whether the pace may be another one now.
+"""
 
 _SIGEV_THREAD_ID = 4
 _CLOCK_MONOTONIC, _CLOCK_THREAD_CPUTIME_ID, _CLOCK_MONOTONIC_COARSE = 1, 3, 6
@@ -107,8 +110,9 @@ class _SignalTimer:
         self.spread = SPREAD
         self.runs_on = False
         self._tick = tick
-        self._last_ns = self._due_ns = 0
-        self._cpu_ticks = 0
+        self._last_ns = 0
+        # Of the CPU timer; 0 while that of real time counts.
+        self._every_ns = 0
         self._libc: Any = ctypes.CDLL(None, use_errno=True)
         self._settime: Any = self._libc.timer_settime
         self._interval = _Interval()
@@ -157,22 +161,16 @@ class _SignalTimer:
             signal.signal(self._signal, self._before)
 
     def _arm(self) -> None:
-        ticks = self.interval_ns // self._kernels_tick_ns if self.runs_on else 0
-        if ticks != self._cpu_ticks:
-            self._cpu_ticks = ticks
-            every_ns = ticks * self._kernels_tick_ns
-            # Due in the middle between two of the kernel's ticks: the later one has it.
-            self._set(
-                self._cpu_timer, every_ns - self._kernels_tick_ns // 2 if ticks else 0, every_ns
-            )
-        if not ticks:
-            self._set_due(max(_LEAST_NS, int(self.interval_ns * _share(self.spread))))
-        elif self._last_ns >= self._due_ns:
-            self._set_due(_BEGAN_TO_WAIT * self.interval_ns)
-
-    def _set_due(self, delay_ns: int) -> None:
-        self._due_ns = self._last_ns + delay_ns
-        self._set(self._timer, delay_ns, 0)
+        follows_cpu = self.runs_on and self.interval_ns >= self._kernels_tick_ns
+        every_ns = self.interval_ns if follows_cpu else 0
+        if every_ns != self._every_ns:
+            self._every_ns = every_ns
+            self._set(self._cpu_timer, every_ns, every_ns)
+            every_ns *= _BEGAN_TO_WAIT
+            self._set(self._timer, every_ns, every_ns)
+        if not follows_cpu:
+            delay_ns = max(_LEAST_NS, int(self.interval_ns * _share(self.spread)))
+            self._set(self._timer, delay_ns, 0)
 
     def _set(self, timer: ctypes.c_void_p, delay_ns: int, every_ns: int) -> None:
         interval = self._interval
@@ -183,29 +181,21 @@ class _SignalTimer:
     def _interrupted(self, _signal: int, frame: FrameType | None) -> None:
         if not self._running:
             return
-        if self._cpu_ticks and self._is_too_soon():
-            return
-        self._tick(frame)
-        self._last_ns = time.perf_counter_ns()
-        self._arm()
-
-    def _is_too_soon(self) -> bool:
-        """Whether this is the timer of real time, and the code has not begun to wait."""
         now_ns = time.perf_counter_ns()
-        since_ns = now_ns - self._last_ns
-        if now_ns >= self._due_ns and since_ns < (_BEGAN_TO_WAIT - 1) * self.interval_ns:
-            self._due_ns = self._last_ns + _BEGAN_TO_WAIT * self.interval_ns
-            self._set(self._timer, self._due_ns - now_ns, 0)
-            return True
-        # It came together with the other one.
-        return since_ns < self.interval_ns // 4
+        if now_ns - self._last_ns < self._every_ns // 2:
+            # One timer goes off soon after the other.
+            return
+        self._last_ns = now_ns
+        if self._tick(frame, now_ns):
+            self._arm()
 
     def _watch(self) -> None:
         wait_s = _WATCH_S
         while not self._over.wait(wait_s):
-            overdue = time.perf_counter_ns() - self._last_ns > _OVERDUE * self.interval_ns
+            now_ns = time.perf_counter_ns()
+            overdue = now_ns - self._last_ns > _OVERDUE * self.interval_ns
             if overdue:
-                self._tick(None)
+                self._tick(None, now_ns)
             wait_s = self.interval_ns / 1e9 if overdue else _WATCH_S
 
 
@@ -240,7 +230,7 @@ class _ThreadTimer:
     def _run(self) -> None:
         delay_s = 0.0
         while not self._over.wait(delay_s):
-            self._tick(None)
+            self._tick(None, time.perf_counter_ns())
             delay_s = self.interval_ns / 1e9 * _share(self.spread)
 
 
