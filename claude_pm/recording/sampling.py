@@ -201,10 +201,10 @@ class StackSampler:
 
     def _look_at_once(self, now_ns: int, cpu_ns: int, interrupted: FrameType | None) -> None:
         """Look, and set the pace by it."""
+        # Nothing is noted meanwhile.
+        self._whole_ns = 0
         ran_on = True
         if interrupted is None:
-            # Nothing is noted meanwhile.
-            self._whole_ns = 0
             self._ticks += 1
         else:
             ran_on = self._ran_on(now_ns, cpu_ns)
@@ -274,21 +274,19 @@ class StackSampler:
             # The other thread may have been noted since.
             now_ns = max(now_ns, self._last.now_ns)
             self._follow(now_ns, self._took_ns)
-        references: list[_Reference] | None = None
-        spent_ns = -thread_time_ns()
-        if waited_here or now_ns >= self._due_at_tasks_ns():
-            references = live_tasks(self._loops)
-            self._meet(references)
-        spent_ns += thread_time_ns()
+        begun_ns = thread_time_ns()
+        is_due = waited_here or now_ns >= self._due_at_tasks_ns()
+        references = self._meet_tasks() if is_due else None
+        spent_ns = thread_time_ns() - begun_ns
         running = self._running_tasks()
         intervals = self._pace.interval_ns, self._pace.longest_ns
         look = self._last_at_all = self._last_at_all.following(now_ns, *intervals)
         self._look_at_threads(look, running, is_noted=is_noted)
         if references is not None:
-            spent_ns -= thread_time_ns()
+            begun_ns = thread_time_ns()
             at_tasks = self._last_at_tasks = self._last_at_tasks.following(now_ns, *intervals)
             self._look_at_tasks(at_tasks, references, set(running.values()))
-            spent_ns += thread_time_ns()
+            spent_ns += thread_time_ns() - begun_ns
             self._tasks_cost_ns += (spent_ns - self._tasks_cost_ns) / 4
 
     def _note(self, now_ns: int, cpu_ns: int, interrupted: FrameType, *, waited: bool) -> None:
@@ -341,13 +339,15 @@ class StackSampler:
             self._threads[ident] = known
         return known
 
-    def _meet(self, references: list[_Reference]) -> None:
-        """Get to know new tasks."""
+    def _meet_tasks(self) -> list[_Reference]:
+        """Get to know new tasks, and return references to all of them."""
+        references = live_tasks(self._loops)
         for reference in references:
             if reference not in self._tasks:
                 task = reference()
                 if task is not None and not task.done():
                     self._time_of(task)
+        return references
 
     def _running_tasks(self) -> dict[int, Task[Any] | None]:
         """Return each loop's current task, by the ident of the loop's thread."""

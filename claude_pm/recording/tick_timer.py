@@ -8,8 +8,9 @@ waits alone. A switch interval of 0.1 ms mends the second and not the first.
 
 Code that runs for long is interrupted by a timer of its own CPU time instead. The kernel looks at
 that one at its regular ticks, which come anyway: a timer of real time has the hardware's set each
-time, which costs more than all else of an interruption where the machine is a virtual one. And it
-goes off again and again by itself: to arm one costs a third of what a look does.
+time, which costs more than all else of an interruption where the machine is a virtual one. Of real
+time there is one that is seldom due, should the code begin to wait. Both go off again and again by
+themselves: to arm one costs half as much as a look, as all that it needs has left the caches.
 
 Where there is no such timer, or the profiled code does not run in the main thread, a thread looks.
 It looks too while the main thread cannot, being in code that neither runs Python nor is
@@ -43,7 +44,8 @@ SPREAD = 0.5
 # A timer set to nothing is off.
 _LEAST_NS = 10_000
 _WATCH_S = 0.05
-# Code whose CPU time counts and that begins to wait is looked at after so many intervals.
+# Code whose CPU time counts and that begins to wait is looked at after so many intervals at most,
+# and a half.
 _BEGAN_TO_WAIT = 4
 # A look that is this many intervals late will not come by itself.
 _OVERDUE = 5
@@ -111,7 +113,7 @@ class _SignalTimer:
         self.runs_on = False
         self._tick = tick
         self._last_ns = 0
-        # Of the CPU timer; 0 while that of real time counts.
+        # Of the timer of CPU time; 0 while that of real time goes off once, and is armed anew.
         self._every_ns = 0
         self._libc: Any = ctypes.CDLL(None, use_errno=True)
         self._settime: Any = self._libc.timer_settime
@@ -123,7 +125,6 @@ class _SignalTimer:
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="claude_pm-sampler", daemon=True)
         self._kernels_tick_ns = int(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e9)
-        # Only that of CPU time goes off more than once.
         self._timer = self._made(_CLOCK_MONOTONIC)
         self._cpu_timer = self._made(_CLOCK_THREAD_CPUTIME_ID)
 
@@ -186,7 +187,7 @@ class _SignalTimer:
             # One timer goes off soon after the other.
             return
         self._last_ns = now_ns
-        if self._tick(frame, now_ns):
+        if self._tick(frame, now_ns) or not self._every_ns:
             self._arm()
 
     def _watch(self) -> None:

@@ -1,0 +1,50 @@
+"""The timers that say when the sampler looks."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import pytest
+
+from claude_pm.recording.tick_timer import make_timer
+
+
+def work() -> None:
+    """Use the processor for a moment."""
+    sum(range(10_000))
+
+
+def wait() -> None:
+    """Use it not."""
+    time.sleep(0.001)
+
+
+@pytest.mark.parametrize("runs_on", [False, True])
+@pytest.mark.parametrize("does", [work, wait])
+@pytest.mark.parametrize("is_pace_new", [False, True])
+def test_goes_on(runs_on: bool, does: Callable[[], None], is_pace_new: bool) -> None:
+    """It looks again and again, whether code runs or waits, and whatever it was told of either."""
+    looks = []
+
+    def tick(interrupted: FrameType | None, now_ns: int) -> bool:
+        looks.append((interrupted, now_ns))
+        return is_pace_new
+
+    timer = make_timer(tick, 5_000_000)
+    timer.runs_on = runs_on
+    timer.start()
+    try:
+        limit = time.monotonic() + 10
+        while len(looks) < 10:
+            does()
+            assert time.monotonic() < limit, f"It has looked {len(looks)} times in 10 s."
+    finally:
+        timer.stop()
+    times = [now_ns for _, now_ns in looks]
+    assert times == sorted(times)
+    if sys.platform == "linux":
+        assert timer.kind == "signal"
+        assert all(interrupted is not None for interrupted, _ in looks)
