@@ -168,10 +168,10 @@ def _pausing(whole: contextlib.ExitStack) -> tuple[Switch, Switch]:
     paused_ns = paused_cpu_ns = 0
 
     def turn_on() -> None:
-        # As if no time had passed.
+        # For all that is charged, as if no time had passed.
         timer._last_ns = time.perf_counter_ns()
         gap_ns, gap_cpu_ns = timer._last_ns - paused_ns, time.thread_time_ns() - paused_cpu_ns
-        sampler._whole_ns += gap_ns
+        sampler._noted_until_ns += gap_ns
         sampler._noted_ns += gap_ns
         sampler._cpu_ns += gap_cpu_ns
         for look in (sampler._last, sampler._last_at_all, sampler._last_at_tasks):
@@ -187,6 +187,8 @@ def _pausing(whole: contextlib.ExitStack) -> tuple[Switch, Switch]:
 
     def turn_off() -> None:
         nonlocal paused_ns, paused_cpu_ns
+        if not timer._running:
+            return
         timer._tick, timer._running = _nothing, False
         timer._every_ns = 0
         # Nor does the thread that watches find it overdue.

@@ -14,8 +14,10 @@ interpreter for a callback on every call, which costs a fifth of the time; and i
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import threading
+import traceback
 from asyncio import AbstractEventLoop, Task, _get_running_loop, current_task
 from concurrent.futures import thread as pool_threads
 from contextvars import Context
@@ -48,6 +50,8 @@ _FREE_NS, _TASKS_PARTS = 40_000, 320
 # For so long, looks at code that runs on only note what they see, if it ran for so much of the
 # time, or did not wait and was kept from running.
 _NOTED_NS, _RAN_ON = 100_000_000, 0.95
+# A thread that uses so much of the time competes with others.
+_COMPETES = 0.03
 # What switching between threads more often than Python's 5 ms costs, about a tenth of the time at
 # 1 ms, is paid only where threads compete.
 _LATE, _SWITCH_S = 2, 0.001
@@ -55,13 +59,20 @@ _LATE, _SWITCH_S = 2, 0.001
 _Reference = ReferenceType[Task[Any]]
 
 
-_Glance = tuple[list[CodeType], Opened | None, TaskTime | None, tuple[int, int], bool]
-"""What is seen of a thread: its codes, innermost first, up to the task's own coroutine; the span
-and the task it works for; its frame's id and the instruction in it; whether a loop runs in it.
-"""
-_Note = tuple[int, int, int, bool, _Glance]
-"""A look at the interrupted thread: when, its CPU time then, how long the look before took, whether
-it waited since that, and what is seen.
+_Note = tuple[
+    int,
+    int,
+    int,
+    bool,
+    list[CodeType],
+    Opened | None,
+    TaskTime | None,
+    tuple[int, int],
+    AbstractEventLoop | None,
+]
+"""A look at the interrupted thread: when, its CPU time then, how long the look before took, and
+whether it may have waited since that; its codes, innermost first, up to the task's own coroutine;
+the span and the task that it works for, its frame's id and the instruction in it, and its loop.
 """
 
 
@@ -91,11 +102,11 @@ class StackSampler:
         self._tasks_cost_ns = 0.0
         self._runs = False
         self._notes: list[_Note] = []
-        # When the interrupted thread was looked at, how long that took, and what was read then;
-        # and until when looks may be left at that.
-        self._noted_ns = self._took_ns = self._cpu_ns = self._waits = self._whole_ns = 0
+        # When the interrupted thread was looked at last, its CPU time then, how long that took, and
+        # how often it had waited when all threads were; and until when to note it is enough.
+        self._noted_ns = self._cpu_ns = self._took_ns = self._waits = self._noted_until_ns = 0
         self._contenders = 0
-        # The main thread, which always has one.
+        # Signals' handlers run in the main thread alone.
         self._interrupted_ident = threading.main_thread().ident or 0
         self._held_up_ns = self._own_ns = self._ticks = self._missed = self._failed = 0
         self._process_cpu_ns = 0
@@ -125,24 +136,30 @@ class StackSampler:
 
     def stop(self) -> None:
         """End it, with a last look; safe to call twice."""
-        global _active  # noqa: PLW0603
+        global _active
         if _active is not self or self._timer is None:
             return
         self._timer.stop()
-        sys.setswitchinterval(self._switch_s)
-        with self._looking:
-            self._tasks_cost_ns = 0.0
-            self._look(perf_counter_ns())
-        for thread in self._threads.values():
-            thread.end()
-        for task in self._tasks.values():
-            task.settle()
-        self._process_cpu_ns = process_time_ns() - self._process_cpu_ns
-        # They lead to the user's tasks and threads.
-        self._threads.clear()
-        self._tasks.clear()
-        self._loops.clear()
-        _active = None
+        try:
+            with self._looking:
+                # Who is about to look, in another thread, comes too late.
+                _active, self._noted_until_ns = None, 0
+                self._tasks_cost_ns = 0.0
+                self._look(perf_counter_ns())
+        except Exception as error:  # noqa: BLE001 - the profile has more than samples
+            self._fail(error)
+        finally:
+            sys.setswitchinterval(self._switch_s)
+            for thread in self._threads.values():
+                thread.end()
+            for task in self._tasks.values():
+                task.settle()
+            self._process_cpu_ns = process_time_ns() - self._process_cpu_ns
+            # They lead to the user's tasks and threads.
+            self._notes.clear()
+            self._threads.clear()
+            self._tasks.clear()
+            self._loops.clear()
 
     def tables(self, rename_file: RenameFile) -> dict[str, Rows]:
         """Return the rows of ``samples``: one for each stack, state, span, thread and task."""
@@ -173,60 +190,72 @@ class StackSampler:
         }
 
     def _tick(self, interrupted: FrameType | None, now_ns: int) -> bool:
-        try:
-            cpu_ns = thread_time_ns()
-            # Only a signal interrupts, and always the same thread.
-            if interrupted is not None and now_ns < self._whole_ns:
-                ran_on = self._ran_on(now_ns, cpu_ns)
-                # Else it may have been kept from running.
-                if ran_on or waits_of_this_thread() == self._waits:
-                    self._note(now_ns, cpu_ns, interrupted, waited=ran_on)
-                    self._took_ns = took_ns = perf_counter_ns() - now_ns
-                    self._own_ns += took_ns
-                    self._held_up_ns += took_ns
-                    return False
-            # An interrupted look is not looked into, and a second thread has nothing to add.
-            if self._looking.acquire(blocking=False):
+        used_ns = thread_time_ns()
+        # Only a signal interrupts, and always the same thread.
+        if interrupted is not None and now_ns < self._noted_until_ns:
+            ran_on = self._ran_on(now_ns, used_ns)
+            # Else it may have been kept from running.
+            if ran_on or waits_of_this_thread() == self._waits:
                 try:
-                    self._look_at_once(now_ns, cpu_ns, interrupted)
-                finally:
-                    self._looking.release()
-        except Exception:  # noqa: BLE001 - it would be raised in the user's code
-            self._failed += 1
+                    self._note(now_ns, used_ns, interrupted, may_have_waited=ran_on)
+                except Exception as error:  # noqa: BLE001 - it would be raised in the user's code
+                    self._fail(error)
+                self._took_ns = took_ns = perf_counter_ns() - now_ns
+                self._own_ns += took_ns
+                self._held_up_ns += took_ns
+                return False
+        # An interrupted look is not looked into, and a second thread has nothing to add.
+        if self._looking.acquire(blocking=False):
+            try:
+                if _active is self:
+                    self._look_at_once(now_ns, used_ns, interrupted)
+            finally:
+                self._looking.release()
         return True
 
-    def _ran_on(self, now_ns: int, cpu_ns: int) -> bool:
-        """Whether the interrupted thread ran all the time since it was last."""
-        return cpu_ns - self._cpu_ns > _RAN_ON * (now_ns - self._noted_ns)
+    def _ran_on(self, now_ns: int, used_ns: int) -> bool:
+        """Whether the interrupted thread ran all the time since it was noted last."""
+        return used_ns - self._cpu_ns > _RAN_ON * (now_ns - self._noted_ns)
 
-    def _look_at_once(self, now_ns: int, cpu_ns: int, interrupted: FrameType | None) -> None:
+    def _fail(self, error: Exception) -> None:
+        """Count a look that failed; what a signal's handler of the user's raised in it goes on."""
+        self._failed += 1
+        if _is_of_signal_handler(error):
+            raise error
+
+    def _look_at_once(self, now_ns: int, used_ns: int, interrupted: FrameType | None) -> None:
         """Look, and set the pace by it."""
         # Nothing is noted meanwhile.
-        self._whole_ns = 0
+        self._noted_until_ns = 0
         ran_on = True
-        if interrupted is None:
-            self._ticks += 1
-        else:
-            ran_on = self._ran_on(now_ns, cpu_ns)
-            waits = waits_of_this_thread()
-            waited, self._waits = waits != self._waits, waits
-            self._note(now_ns, cpu_ns, interrupted, waited=waited)
-            ran_on = ran_on or not waited
-        self._look(now_ns)
+        try:
+            if interrupted is None:
+                self._ticks += 1
+            else:
+                ran_on = self._ran_on(now_ns, used_ns)
+                waits = waits_of_this_thread()
+                waited, self._waits = waits != self._waits, waits
+                self._note(now_ns, used_ns, interrupted, may_have_waited=waited)
+                ran_on = ran_on or not waited
+            self._look(now_ns)
+        except Exception as error:  # noqa: BLE001 - it would be raised in the user's code
+            self._fail(error)
         here = self._threads.get(threading.get_ident())
         # Code that waits is not held up. By CPU time: that another process was let in is not
         # looking's doing.
         held_up = here is None or here.running
-        cpu_after_ns = thread_time_ns()
+        used_after_ns = thread_time_ns()
         if here is not None:
-            here.note_looking(cpu_after_ns)
+            here.note_looking(used_after_ns)
         if held_up:
-            self._pace.note_run(now_ns, cpu_after_ns - cpu_ns, ran_on=ran_on)
+            self._pace.note_run(now_ns, used_after_ns - used_ns, ran_on=ran_on)
         else:
             is_over = here is not None and here.is_idle_loop and self._has_timer_due()
             self._pace.note_wait(now_ns, others_run=self._runs, is_over=is_over)
         runs_on = self._runs_on()
-        self._whole_ns = self._due_at_all_ns(now_ns) if runs_on else 0
+        if runs_on:
+            due_ns = now_ns + _NOTED_NS
+            self._noted_until_ns = min(due_ns, self._due_at_tasks_ns()) if self._tasks else due_ns
         if self._timer is not None:
             self._timer.interval_ns = self._pace.interval_ns
             self._timer.spread = self._pace.spread
@@ -235,7 +264,7 @@ class StackSampler:
         self._own_ns += took_ns
         self._held_up_ns += took_ns if held_up else 0
         self._last_at_all.took_ns = took_ns
-        if self._last_at_tasks.now_ns == now_ns:
+        if self._last_at_tasks.now_ns == self._last_at_all.now_ns:
             self._last_at_tasks.took_ns = took_ns
 
     def _runs_on(self) -> bool:
@@ -246,19 +275,14 @@ class StackSampler:
         """Whether this thread's event loop, which sleeps, has slept for as long as it wanted."""
         here = threading.get_ident()
         try:
-            for loop in self._loops:
+            for loop in self._loops.copy():
                 if _thread_of(loop) == here:
                     # As asyncio's own loops hold them; others do not say.
                     timers: list[asyncio.TimerHandle] = getattr(loop, "_scheduled", [])
                     return bool(timers) and timers[0].when() <= loop.time()
-        except Exception:  # noqa: BLE001 - it would be raised in the user's code
-            self._failed += 1
+        except Exception as error:  # noqa: BLE001 - it would be raised in the user's code
+            self._fail(error)
         return False
-
-    def _due_at_all_ns(self, now_ns: int) -> int:
-        """Return until when it is enough to note what this thread runs."""
-        due_ns = now_ns + _NOTED_NS
-        return min(due_ns, self._due_at_tasks_ns()) if self._tasks else due_ns
 
     def _due_at_tasks_ns(self) -> int:
         least_ns = int((self._tasks_cost_ns - _FREE_NS) * _TASKS_PARTS)
@@ -269,31 +293,39 @@ class StackSampler:
         here = self._threads.get(threading.get_ident())
         waited_here = here is not None and not here.running
         is_noted = bool(self._notes) and self._notes[-1][0] == now_ns
-        self._charge_notes()
-        if not is_noted:
-            # The other thread may have been noted since.
-            now_ns = max(now_ns, self._last.now_ns)
-            self._follow(now_ns, self._took_ns)
         begun_ns = thread_time_ns()
         is_due = waited_here or now_ns >= self._due_at_tasks_ns()
+        # First of all, as it is from its tasks that a loop is known.
         references = self._meet_tasks() if is_due else None
         spent_ns = thread_time_ns() - begun_ns
+        self._charge_notes()
+        # By now another look may have been taken, in the one thread or the other.
+        now_ns = max(now_ns, self._last.now_ns, self._last_at_all.now_ns)
+        if not is_noted:
+            self._follow(now_ns, self._took_ns)
         running = self._running_tasks()
-        intervals = self._pace.interval_ns, self._pace.longest_ns
-        look = self._last_at_all = self._last_at_all.following(now_ns, *intervals)
+        look = self._last_at_all = self._following(self._last_at_all, now_ns)
         self._look_at_threads(look, running, is_noted=is_noted)
         if references is not None:
             begun_ns = thread_time_ns()
-            at_tasks = self._last_at_tasks = self._last_at_tasks.following(now_ns, *intervals)
-            self._look_at_tasks(at_tasks, references, set(running.values()))
+            look = self._last_at_tasks = self._following(self._last_at_tasks, now_ns)
+            self._look_at_tasks(look, references, set(running.values()))
             spent_ns += thread_time_ns() - begun_ns
             self._tasks_cost_ns += (spent_ns - self._tasks_cost_ns) / 4
 
-    def _note(self, now_ns: int, cpu_ns: int, interrupted: FrameType, *, waited: bool) -> None:
+    def _following(self, last: Look, now_ns: int) -> Look:
+        """Return the look that follows one which others may have been left out after."""
+        left_out_ns = max(0, now_ns - self._last.elapsed_ns - last.now_ns)
+        pace = self._pace
+        return last.following(now_ns, pace.interval_ns, left_out_ns + pace.longest_ns)
+
+    def _note(
+        self, now_ns: int, used_ns: int, interrupted: FrameType, *, may_have_waited: bool
+    ) -> None:
         """See what this thread runs, and leave it to the next look at all threads to charge it.
 
         To do that for several looks at once costs little more than for one: what it needs is in no
-        cache of the processor's, while other code runs.
+        cache of the processor's, while other code runs. So each call is saved that can be, too.
         """
         loop = _get_running_loop()
         task = None if loop is None else current_task(loop)
@@ -301,12 +333,23 @@ class StackSampler:
             root = time_of = None
         else:
             root = outermost_frame(task)
-            time_of = self._tasks.get(ref(task)) or self._time_of(task)
+            time_of = self._tasks.get(ref(task)) or self._meet_task(task)
         codes, _ = _codes_of(interrupted, root)
         place = id(interrupted), interrupted.f_lasti
-        glance = codes, opened_here(), time_of, place, loop is not None
-        self._notes.append((now_ns, cpu_ns, self._took_ns, waited, glance))
-        self._noted_ns, self._cpu_ns = now_ns, cpu_ns
+        self._notes.append(
+            (
+                now_ns,
+                used_ns,
+                self._took_ns,
+                may_have_waited,
+                codes,
+                opened_here(),
+                time_of,
+                place,
+                loop,
+            )
+        )
+        self._noted_ns, self._cpu_ns = now_ns, used_ns
 
     def _follow(self, now_ns: int, took_ns: int) -> Look:
         """Return the next look at the interrupted thread; the last one took ``took_ns``."""
@@ -322,12 +365,17 @@ class StackSampler:
         notes, self._notes = self._notes, []
         self._ticks += len(notes)
         known = self._thread(self._interrupted_ident)
-        for now_ns, used_ns, took_ns, waited, glance in notes:
+        for now_ns, used_ns, took_ns, waited, codes, span, task, place, loop in notes:
+            if now_ns <= self._last.now_ns:
+                # The next one, or the thread that watches, came before it was done.
+                continue
             look = self._follow(now_ns, took_ns)
-            _, span, task, _, _ = glance
             if task is not None:
                 task.work_for(span)
-            sight = self._sight(known.name, glance, is_interrupted=True)
+            sight = self._sight(
+                known.name, codes, span, task, place,
+                is_loop=loop in self._loops, is_interrupted=True,
+            )  # fmt: skip
             known.look(look, sight, used_ns if self._knows_cpu else None, waited=waited)
 
     def _thread(self, ident: int) -> ThreadTime:
@@ -338,6 +386,14 @@ class StackSampler:
             known = ThreadTime(ident, thread, self._charges, self._interruption)
             self._threads[ident] = known
         return known
+
+    def _meet_task(self, task: Task[Any]) -> TaskTime:
+        """Get to know a task that runs."""
+        if not self._tasks:
+            # There was none when this thread was noted last; now there is more to see than that.
+            self._last_at_tasks = Look(max(self._noted_ns, self._last_at_tasks.now_ns), 0, 0, 0)
+            self._noted_until_ns = 0
+        return self._time_of(task)
 
     def _meet_tasks(self) -> list[_Reference]:
         """Get to know new tasks, and return references to all of them."""
@@ -352,7 +408,7 @@ class StackSampler:
     def _running_tasks(self) -> dict[int, Task[Any] | None]:
         """Return each loop's current task, by the ident of the loop's thread."""
         found: dict[int, Task[Any] | None] = {}
-        for loop in self._loops:
+        for loop in self._loops.copy():
             ident = _thread_of(loop)
             if ident:
                 found[ident] = current_task(loop)
@@ -384,9 +440,11 @@ class StackSampler:
                 else:
                     time_of = self._time_of(task)
                     span = time_of.read_span()
-                glance = codes, span, time_of, place, is_loop
-                known.look(its_look, self._sight(known.name, glance, is_interrupted=False))
-            self._contenders += known.used_ns > IDLE_NS
+                sight = self._sight(
+                    known.name, codes, span, time_of, place, is_loop=is_loop, is_interrupted=False
+                )
+                known.look(its_look, sight)
+            self._contenders += known.used_ns > max(IDLE_NS, _COMPETES * look.elapsed_ns)
             self._runs = self._runs or known.running
         if len(self._threads) > len(frames):
             for ident in self._threads.keys() - frames.keys():
@@ -396,8 +454,10 @@ class StackSampler:
             # Threads that want the interpreter's lock keep each other waiting, and us.
             sys.setswitchinterval(min(self._switch_s, _SWITCH_S))
 
-    def _sight(self, name: str, glance: _Glance, *, is_interrupted: bool) -> Sight:
-        codes, span, task, place, is_loop = glance
+    def _sight(
+        self, name: str, codes: list[CodeType], span: Opened | None, task: TaskTime | None,
+        place: tuple[int, int], *, is_loop: bool, is_interrupted: bool,
+    ) -> Sight:  # fmt: skip
         stack = self._root.of(reversed(codes))
         return Sight(
             whom=Whom(stack, span, name, None if task is None else task.name),
@@ -412,7 +472,7 @@ class StackSampler:
         self, look: Look, references: list[_Reference], running: set[Task[Any] | None]
     ) -> None:
         alive = set()
-        threads = {loop: self._threads.get(_thread_of(loop)) for loop in self._loops}
+        threads = {loop: self._threads.get(_thread_of(loop)) for loop in self._loops.copy()}
         went_on: dict[AbstractEventLoop, list[Whom]] = {}
         for reference in references:
             task, known = reference(), self._tasks.get(reference)
@@ -473,6 +533,13 @@ def _codes_of(
             work = frame
         frame = frame.f_back
     return codes, work
+
+
+def _is_of_signal_handler(error: Exception) -> bool:
+    """Whether an error was raised in a signal's handler, which may run in whatever code of ours."""
+    handlers = {signal.getsignal(number) for number in signal.valid_signals()}
+    codes = {getattr(getattr(one, "__func__", one), "__code__", None) for one in handlers}
+    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _thread_of(loop: AbstractEventLoop) -> int:

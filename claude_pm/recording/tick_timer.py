@@ -47,6 +47,7 @@ _WATCH_S = 0.05
 # Code whose CPU time counts and that begins to wait is looked at after so many intervals at most,
 # and a half.
 _BEGAN_TO_WAIT = 4
+_UNKNOWN = -1
 # A look that is this many intervals late will not come by itself.
 _OVERDUE = 5
 
@@ -115,10 +116,9 @@ class _SignalTimer:
         self._last_ns = 0
         # Of the timer of CPU time; 0 while that of real time goes off once, and is armed anew.
         self._every_ns = 0
+        self._arms = 0
         self._libc: Any = ctypes.CDLL(None, use_errno=True)
         self._settime: Any = self._libc.timer_settime
-        self._interval = _Interval()
-        self._interval_at: Any = ctypes.byref(self._interval)
         self._signal = _free_signal()
         self._before: Any = None
         self._running = False
@@ -162,22 +162,27 @@ class _SignalTimer:
             signal.signal(self._signal, self._before)
 
     def _arm(self) -> None:
-        follows_cpu = self.runs_on and self.interval_ns >= self._kernels_tick_ns
-        every_ns = self.interval_ns if follows_cpu else 0
-        if every_ns != self._every_ns:
-            self._every_ns = every_ns
-            self._set(self._cpu_timer, every_ns, every_ns)
-            every_ns *= _BEGAN_TO_WAIT
-            self._set(self._timer, every_ns, every_ns)
-        if not follows_cpu:
-            delay_ns = max(_LEAST_NS, int(self.interval_ns * _share(self.spread)))
-            self._set(self._timer, delay_ns, 0)
+        """Set the timers; anew, if the handler of another signal has come between and set them."""
+        while True:
+            self._arms = arms = self._arms + 1
+            follows_cpu = self.runs_on and self.interval_ns >= self._kernels_tick_ns
+            every_ns = self.interval_ns if follows_cpu else 0
+            if every_ns != self._every_ns:
+                self._every_ns = every_ns
+                self._set(self._cpu_timer, every_ns, every_ns)
+                if follows_cpu:
+                    seldom_ns = _BEGAN_TO_WAIT * every_ns
+                    self._set(self._timer, seldom_ns, seldom_ns)
+            if not follows_cpu:
+                delay_ns = max(_LEAST_NS, int(self.interval_ns * _share(self.spread)))
+                self._set(self._timer, delay_ns, 0)
+            if self._arms == arms:
+                return
+            self._every_ns = _UNKNOWN
 
     def _set(self, timer: ctypes.c_void_p, delay_ns: int, every_ns: int) -> None:
-        interval = self._interval
-        interval.first_s, interval.first_ns = divmod(delay_ns, 1_000_000_000)
-        interval.every_s, interval.every_ns = divmod(every_ns, 1_000_000_000)
-        self._settime(timer, 0, self._interval_at, None)
+        every, first = divmod(every_ns, 1_000_000_000), divmod(delay_ns, 1_000_000_000)
+        self._settime(timer, 0, ctypes.byref(_Interval(*every, *first)), None)
 
     def _interrupted(self, _signal: int, frame: FrameType | None) -> None:
         if not self._running:
@@ -187,8 +192,13 @@ class _SignalTimer:
             # One timer goes off soon after the other.
             return
         self._last_ns = now_ns
-        if self._tick(frame, now_ns) or not self._every_ns:
-            self._arm()
+        is_pace_new = True
+        try:
+            is_pace_new = self._tick(frame, now_ns)
+        finally:
+            # Were it not armed after a KeyboardInterrupt, that would be the last look.
+            if is_pace_new or not self._every_ns:
+                self._arm()
 
     def _watch(self) -> None:
         wait_s = _WATCH_S

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import itertools
 import signal
 import subprocess
 import sys
@@ -20,7 +22,7 @@ import pytest
 import claude_pm
 from claude_pm.errors import RecordingError
 from claude_pm.profiles import Profile, schema
-from claude_pm.recording import ProfileSession, profile
+from claude_pm.recording import ProfileSession, profile, sampling
 from claude_pm.recording.sampling import StackSampler
 from claude_pm.recording.task_stacks import live_tasks
 
@@ -231,8 +233,44 @@ class TestWhom:
         found = rows_of(recorded, "works_and_waits")
         assert found.groupby("state")["weight_s"].sum()["waiting"] > WAIT_S / 2
         assert found["task"].notna().all()
-        total_s = recorded.samples["weight_s"].sum()
+        of_main = recorded.samples[recorded.samples["thread"] == "MainThread"]
+        total_s = of_main["weight_s"].sum()
         assert total_s == pytest.approx(recorded.meta["duration_s"], rel=0.1)
+
+    def test_event_loop_without_tasks(self) -> None:
+        """A loop that has only callbacks to wait for waits itself."""
+        with sample() as recorded:
+            loop = asyncio.new_event_loop()
+            loop.call_later(WAIT_S, loop.stop)
+            loop.run_forever()
+            loop.close()
+        found = rows_of(recorded, "select")
+        assert found.groupby("state")["weight_s"].sum()["waiting"] > WAIT_S / 2
+
+    def test_tasks_begin_after_long_work(self) -> None:
+        """Tasks wait from their beginning on, and not from the last look at all of them on."""
+
+        async def waits_till_the_end() -> None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+
+        async def begin_many() -> float:
+            begun = time.perf_counter()
+            tasks = [asyncio.create_task(waits_till_the_end()) for _ in range(20)]
+            await asyncio.sleep(0)
+            burn(0.02)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks)
+            return 20 * (time.perf_counter() - begun)
+
+        lived_s = charged_s = 0.0
+        for _ in range(5):
+            with sample() as recorded:
+                burn(0.45)
+                lived_s += asyncio.run(begin_many())
+            charged_s += rows_of(recorded, "waits_till_the_end")["weight_s"].sum()
+        assert charged_s < 1.5 * lived_s
 
     def test_work_and_waits_in_turn(self) -> None:
         """Long work, and the waits between it, each get what they took."""
@@ -409,6 +447,49 @@ class TestLeavesNothing:
         assert not recorded.samples.empty
         with sample():
             pass
+
+    @pytest.mark.parametrize("stall", [time.sleep, burn])
+    def test_look_that_takes_long(
+        self, stall: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Other looks come while one is taken: no time is charged twice."""
+        looks = itertools.count()
+
+        def opened_here() -> None:
+            if next(looks) % 50 == 25:
+                stall(0.03)
+
+        monkeypatch.setattr(sampling, "opened_here", opened_here)
+        with sample() as recorded:
+            burn(1.0)
+        assert next(looks) > 100
+        found = recorded.samples[recorded.samples["thread"] == "MainThread"]
+        assert found["weight_s"].sum() == pytest.approx(recorded.meta["duration_s"], rel=0.03)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="only there signals interrupt to look")
+    def test_users_signal_in_a_look(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What a signal's handler raises reaches the code below it, a look's own errors do not."""
+
+        def handler(_number: int, _frame: object) -> None:
+            raise TimeoutError("It has taken too long.")
+
+        def opened_here() -> None:
+            if next(looks) == 20:
+                signal.raise_signal(signal.SIGUSR1)
+            raise ZeroDivisionError
+
+        looks = itertools.count()
+        monkeypatch.setattr(sampling, "opened_here", opened_here)
+        before = signal.signal(signal.SIGUSR1, handler)
+        try:
+            with sample() as recorded:
+                with pytest.raises(TimeoutError):
+                    burn(10)
+                burn(0.05)
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        assert next(looks) > 22
+        assert recorded.meta["overhead"]["sampler"]["failed_ticks"] > 20
 
     def test_interrupts_nothing(self) -> None:
         """Calls that wait go on waiting when they are interrupted: reading, sleeping, joining."""

@@ -17,24 +17,35 @@ def work() -> None:
     sum(range(10_000))
 
 
+def work_until(limit: float) -> None:
+    """Use the processor until then."""
+    while time.monotonic() < limit:
+        work()
+
+
 def wait() -> None:
     """Use it not."""
     time.sleep(0.001)
 
 
-@pytest.mark.parametrize("runs_on", [False, True])
+@pytest.mark.parametrize("runs_on", [False, True, None])
 @pytest.mark.parametrize("does", [work, wait])
 @pytest.mark.parametrize("is_pace_new", [False, True])
-def test_goes_on(runs_on: bool, does: Callable[[], None], is_pace_new: bool) -> None:
-    """It looks again and again, whether code runs or waits, and whatever it was told of either."""
+def test_goes_on(runs_on: bool | None, does: Callable[[], None], is_pace_new: bool) -> None:
+    """It looks again and again, whether code runs or waits, and whatever it was told of either.
+
+    It may be told another thing each time (None).
+    """
     looks = []
 
     def tick(interrupted: FrameType | None, now_ns: int) -> bool:
         looks.append((interrupted, now_ns))
-        return is_pace_new
+        if runs_on is None:
+            timer.runs_on = len(looks) % 4 > 1
+        return is_pace_new or runs_on is None
 
     timer = make_timer(tick, 5_000_000)
-    timer.runs_on = runs_on
+    timer.runs_on = bool(runs_on)
     timer.start()
     try:
         limit = time.monotonic() + 10
@@ -49,3 +60,27 @@ def test_goes_on(runs_on: bool, does: Callable[[], None], is_pace_new: bool) -> 
         assert timer.kind == "signal"
         # The thread that watches comes in where the machine stood still.
         assert sum(interrupted is not None for interrupted, _ in looks) > len(looks) / 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there signals interrupt to look")
+def test_goes_on_after_an_interrupt() -> None:
+    """A look that is interrupted from the keyboard is not the last one."""
+    looks = []
+
+    def tick(interrupted: FrameType | None, _now_ns: int) -> bool:
+        looks.append(interrupted)
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+        return True
+
+    timer = make_timer(tick, 5_000_000)
+    timer.start()
+    limit = time.monotonic() + 10
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work_until(limit)
+        while len(looks) < 10 and time.monotonic() < limit:
+            work()
+    finally:
+        timer.stop()
+    assert sum(interrupted is not None for interrupted in looks) > 5
