@@ -2,13 +2,14 @@
 
 ``profilers`` starts a process for each figure, so that any profiler can take part; what differs
 between two processes of one program is then more than what our recording costs. Here the same
-workload runs on in one process, and is recorded and not recorded in turns of some 50 ms: not,
+workload runs on in one process, and is recorded and not recorded in turns of some 100 ms: not,
 twice, not. A ratio is the median over all such fours, beside the bounds that hold the true median
 95 times in 100. ``wall`` is time passed; ``cpu`` is the time of all threads of the process.
 
 Each turn is recorded anew; starting and ending is not in the figures. Our sampler goes on, as what
-it sees first tells it how often to look: in its turns off, nothing interrupts. Spans are recorded
-all along too, by tasks that began in the recording: in their turns off, no step opens one.
+it sees first tells it how often to look: in its turns off, nothing interrupts, and its timers start
+anew after them, which costs it one look in some forty. Spans are recorded all along too, by tasks
+that began in the recording: in their turns off, no step opens one.
 """
 
 # ruff: noqa: SLF001 - nobody else has to stop a sampler for a while
@@ -32,15 +33,16 @@ from benchmarks.peers.started import CASES
 from benchmarks.peers.turns import figures_of
 from claude_pm.recording import sampling
 
-FOURS, FOURS_OF_PEERS = 300, 60
+FOURS, FOURS_OF_PEERS = 200, 60
 WARM_FOURS = 10
-TURN_STEPS = 30
+TURN_STEPS = 60
 ORDER = (False, True, True, False)
 SPANS, SAMPLER = "claude_pm spans", "claude_pm sampler"
 
 Times = tuple[float, float]
 """Wall and processor seconds."""
-Switch = Callable[[], object]
+Switch = Callable[[bool], None]
+"""Told at the beginning of each turn whether to record in it."""
 
 
 def run() -> Iterator[dict[str, Any]]:
@@ -54,17 +56,16 @@ def _measure(case: str) -> dict[str, Any]:
     count = WARM_FOURS + (FOURS if case.startswith("claude_pm") else FOURS_OF_PEERS)
     with contextlib.ExitStack() as whole:
         around: Callable[[str], Any] = contextlib.nullcontext
-        switches: tuple[Switch, Switch]
         if case == SPANS:
             whole.enter_context(CASES[case]({}))
             around = _SpansInTurns()
-            switches = around.turn_on, around.turn_off
+            switch: Switch = around.switch
         elif case == SAMPLER:
             whole.enter_context(CASES[case]({}))
-            switches = _pausing(whole)
+            switch = _pausing(whole)
         else:
-            switches = _anew(case)
-        turns = _Turns(count * len(ORDER), *switches)
+            switch = _anew(case)
+        turns = _Turns(count * len(ORDER), switch)
         asyncio.run(_work(turns, around))
     fours = list(zip(*[iter(turns.times[WARM_FOURS * len(ORDER) :])] * len(ORDER), strict=True))
     figures: dict[str, Any] = {"n": len(fours)}
@@ -89,11 +90,10 @@ def _measure(case: str) -> dict[str, Any]:
 class _Turns:
     """Turns the recording on and off while the workload runs, and takes each turn's times."""
 
-    def __init__(self, count: int, turn_on: Switch, turn_off: Switch) -> None:
+    def __init__(self, count: int, switch: Switch) -> None:
         self._count = count
         self.times: list[Times] = []
-        self.turn_on = turn_on
-        self.turn_off = turn_off
+        self._switch = switch
         self._steps = 0
         self._begun: Times | None = None
 
@@ -110,9 +110,7 @@ class _Turns:
         now = _now()
         if self._begun is not None:
             self.times.append((now[0] - self._begun[0], now[1] - self._begun[1]))
-        self.turn_off()
-        if ORDER[len(self.times) % len(ORDER)] and not self.are_over:
-            self.turn_on()
+        self._switch(ORDER[len(self.times) % len(ORDER)] and not self.are_over)
         self._steps, self._begun = 0, _now()
 
 
@@ -130,10 +128,16 @@ async def _work(turns: _Turns, around: Callable[..., Any]) -> None:
     await asyncio.gather(*(task() for _ in range(workload.TASKS)))
 
 
-def _anew(case: str) -> tuple[Switch, Switch]:
-    """Return what begins and ends a recording."""
+def _anew(case: str) -> Switch:
+    """Return what ends a recording and begins the next."""
     recordings = contextlib.ExitStack()
-    return lambda: recordings.enter_context(CASES[case]({})), recordings.close
+
+    def switch(is_on: bool) -> None:
+        recordings.close()
+        if is_on:
+            recordings.enter_context(CASES[case]({}))
+
+    return switch
 
 
 class _SpansInTurns:
@@ -150,24 +154,24 @@ class _SpansInTurns:
         self.recorded += made.recording
         return made
 
-    def turn_on(self) -> None:
-        self._is_on = True
-
-    def turn_off(self) -> None:
-        self._is_on = False
+    def switch(self, is_on: bool) -> None:
+        self._is_on = is_on
 
 
-def _pausing(whole: contextlib.ExitStack) -> tuple[Switch, Switch]:
-    """Return what lets the sampler go on, and what keeps it from being called at all."""
+def _pausing(whole: contextlib.ExitStack) -> Switch:
+    """Return what keeps the sampler from being called at all, and lets it go on."""
     sampler = sampling._active
     if sampler is None:
         raise RuntimeError("No sampler is active.")
     timer: Any = sampler._timer
     tick = timer._tick
-
     paused_ns = paused_cpu_ns = 0
 
-    def turn_on() -> None:
+    def switch(is_on: bool) -> None:
+        if is_on != timer._running:
+            (go_on if is_on else pause)()
+
+    def go_on() -> None:
         # For all that is charged, as if no time had passed.
         timer._last_ns = time.perf_counter_ns()
         gap_ns, gap_cpu_ns = timer._last_ns - paused_ns, time.thread_time_ns() - paused_cpu_ns
@@ -185,10 +189,8 @@ def _pausing(whole: contextlib.ExitStack) -> tuple[Switch, Switch]:
         timer._tick, timer._running = tick, True
         timer._arm()
 
-    def turn_off() -> None:
+    def pause() -> None:
         nonlocal paused_ns, paused_cpu_ns
-        if not timer._running:
-            return
         timer._tick, timer._running = _nothing, False
         timer._every_ns = 0
         # Nor does the thread that watches find it overdue.
@@ -197,8 +199,8 @@ def _pausing(whole: contextlib.ExitStack) -> tuple[Switch, Switch]:
             timer._set(each, 0, 0)
         paused_ns, paused_cpu_ns = time.perf_counter_ns(), time.thread_time_ns()
 
-    whole.callback(turn_on)
-    return turn_on, turn_off
+    whole.callback(switch, True)
+    return switch
 
 
 def _nothing(_frame: object, _now_ns: int) -> bool:
