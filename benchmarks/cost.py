@@ -2,13 +2,13 @@
 
 ``profilers`` starts a process for each figure, so that any profiler can take part; what differs
 between two processes of one program is then more than what our recording costs. Here the same
-workload runs on in one process, and is recorded and not recorded in turns of some 100 ms: not,
+workload runs on in one process, and is recorded and not recorded in turns of some 50 ms: not,
 twice, not. A ratio is the median over all such fours, beside the bounds that hold the true median
 95 times in 100. ``wall`` is time passed; ``cpu`` is the time of all threads of the process.
 
 Each turn is recorded anew; starting and ending is not in the figures. Our sampler goes on, as what
 it sees first tells it how often to look: in its turns off, nothing interrupts, and its timers start
-anew after them, which costs it one look in some forty. Spans are recorded all along too, by tasks
+anew after them, which costs it one look in some twenty. Spans are recorded all along too, by tasks
 that began in the recording: in their turns off, no step opens one.
 """
 
@@ -33,9 +33,9 @@ from benchmarks.peers.started import CASES
 from benchmarks.peers.turns import figures_of
 from claude_pm.recording import sampling
 
-FOURS, FOURS_OF_PEERS = 200, 60
+FOURS, FOURS_OF_PEERS = 300, 60
 WARM_FOURS = 10
-TURN_STEPS = 60
+TURN_STEPS = 30
 ORDER = (False, True, True, False)
 SPANS, SAMPLER = "claude_pm spans", "claude_pm sampler"
 
