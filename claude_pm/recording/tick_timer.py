@@ -44,9 +44,8 @@ SPREAD = 0.5
 # A timer set to nothing is off.
 _LEAST_NS = 10_000
 _WATCH_S = 0.05
-# Code whose CPU time counts and that begins to wait is looked at after so many intervals at most,
-# and a half.
-_BEGAN_TO_WAIT = 4
+# Code whose CPU time counts and that begins to wait is looked at after so many intervals at most.
+_BEGAN_TO_WAIT = 3
 _UNKNOWN = -1
 # A look that is this many intervals late will not come by itself.
 _OVERDUE = 5
@@ -103,6 +102,12 @@ class _Interval(ctypes.Structure):
     )
 
 
+def _interval_at(first_ns: int, every_ns: int = 0) -> Any:
+    """Return the address of what the timer of a signal is set to."""
+    every, first = divmod(every_ns, 1_000_000_000), divmod(first_ns, 1_000_000_000)
+    return ctypes.byref(_Interval(*every, *first))
+
+
 class _SignalTimer:
     """A signal to the main thread, one for each timer at a time: signals never pile up."""
 
@@ -117,6 +122,8 @@ class _SignalTimer:
         # Of the timer of CPU time; 0 while that of real time goes off once, and is armed anew.
         self._every_ns = 0
         self._arms = 0
+        self._put_off_ns = 0
+        self._wait_at: Any = None
         self._libc: Any = ctypes.CDLL(None, use_errno=True)
         self._settime: Any = self._libc.timer_settime
         self._signal = _free_signal()
@@ -170,19 +177,23 @@ class _SignalTimer:
             if every_ns != self._every_ns:
                 self._every_ns = every_ns
                 self._set(self._cpu_timer, every_ns, every_ns)
-                if follows_cpu:
-                    seldom_ns = _BEGAN_TO_WAIT * every_ns
-                    self._set(self._timer, seldom_ns, seldom_ns)
-            if not follows_cpu:
+                self._wait_at = _interval_at(_BEGAN_TO_WAIT * every_ns)
+            if follows_cpu:
+                self._put_off()
+            else:
                 delay_ns = max(_LEAST_NS, int(self.interval_ns * _share(self.spread)))
                 self._set(self._timer, delay_ns, 0)
             if self._arms == arms:
                 return
             self._every_ns = _UNKNOWN
 
+    def _put_off(self) -> None:
+        """Let the timer of real time wait until the code has begun to wait, if it does."""
+        self._put_off_ns = self._last_ns
+        self._settime(self._timer, 0, self._wait_at, None)
+
     def _set(self, timer: ctypes.c_void_p, delay_ns: int, every_ns: int) -> None:
-        every, first = divmod(every_ns, 1_000_000_000), divmod(delay_ns, 1_000_000_000)
-        self._settime(timer, 0, ctypes.byref(_Interval(*every, *first)), None)
+        self._settime(timer, 0, _interval_at(delay_ns, every_ns), None)
 
     def _interrupted(self, _signal: int, frame: FrameType | None) -> None:
         if not self._running:
@@ -199,6 +210,8 @@ class _SignalTimer:
             # Were it not armed after a KeyboardInterrupt, that would be the last look.
             if is_pace_new or not self._every_ns:
                 self._arm()
+            elif now_ns - self._put_off_ns > self._every_ns:
+                self._put_off()
 
     def _watch(self) -> None:
         wait_s = _WATCH_S
