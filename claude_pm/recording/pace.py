@@ -18,6 +18,8 @@ _PER_CENT_OF_WAIT = 60
 # begins with is seen now and then.
 _SPREAD_OF_WAIT = 1.0
 _LONG_NS = 100_000_000
+# Waits between long runs may go unseen where they are less than one part in so many of the time.
+_PARTS_TO_MISS = 200
 # What is about to run begins with the little that leads to the rest: from so small a part of the
 # usual interval on, each is twice the one before.
 _PARTS_OF_BEGIN = 16
@@ -40,22 +42,28 @@ class Pace:
         """Whether the code has run for so long that the interval is the longest."""
         self._cost_ns = 0.0
         self._waited_ns = self._ran_ns = self._begin_ns = self._begun_ns = 0
+        # When the last run without a wait ended; how long one has to be for the longest interval.
+        self._ended_ns = self._long_ns = 0
 
     @property
     def longest_ns(self) -> int:
         """The longest that the next interval may be."""
         return int(self.interval_ns * (1 + self.spread))
 
-    def note_run(self, now_ns: int, cost_ns: int, *, ran_on: bool) -> None:
+    def note_run(self, now_ns: int, cost_ns: int, *, missed_ns: int) -> None:
         """Take note of a look that held up code that runs, and of its CPU time.
 
-        ``ran_on`` says that the code ran all the time since the look before.
+        ``missed_ns`` is for how long the code has waited since the look before, unseen.
         """
         self._ran_ns = now_ns
         self.spread = SPREAD
-        if self.runs_on and not ran_on:
+        if self.runs_on and missed_ns:
             # A timer of CPU time sees no wait: else it would be taken for a run for ever.
             self._waited_ns = now_ns - self.usual_ns * _PARTS_OF_RUN
+            # Nor would it see the next one, if that comes after a run as long.
+            run_ns = now_ns - self._ended_ns
+            self._long_ns = 2 * run_ns if missed_ns * _PARTS_TO_MISS > run_ns else 0
+            self._ended_ns = now_ns
         longer_ns = (now_ns - self._waited_ns) // _PARTS_OF_RUN
         self.interval_ns = max(self._allowed_ns(cost_ns) // 3, min(longer_ns, LONGEST_NS))
         if self._begin_ns:
@@ -64,7 +72,8 @@ class Pace:
             self.interval_ns = self._begin_ns
         else:
             self._begin_ns = 0
-        self.runs_on = longer_ns >= LONGEST_NS
+        is_long = now_ns - self._ended_ns >= self._long_ns
+        self.runs_on = is_long and longer_ns >= LONGEST_NS
 
     def note_wait(self, now_ns: int, *, others_run: bool, is_over: bool) -> None:
         """Take note of a look at code that waits, which holds nobody up.
@@ -74,7 +83,7 @@ class Pace:
         """
         if others_run:
             self._ran_ns = now_ns
-        self._waited_ns = now_ns
+        self._waited_ns = self._ended_ns = now_ns
         self.spread = _SPREAD_OF_WAIT
         self.interval_ns = self._allowed_ns(0) * _PER_CENT_OF_WAIT // 100
         self.runs_on = False

@@ -227,16 +227,16 @@ class StackSampler:
         """Look, and set the pace by it."""
         # Nothing is noted meanwhile.
         self._noted_until_ns = 0
-        ran_on = True
+        missed_ns = 0
         try:
             if interrupted is None:
                 self._ticks += 1
             else:
-                ran_on = self._ran_on(now_ns, used_ns)
                 waits = waits_of_this_thread()
                 waited, self._waits = waits != self._waits, waits
+                if waited and not self._ran_on(now_ns, used_ns):
+                    missed_ns = now_ns - self._noted_ns - (used_ns - self._cpu_ns)
                 self._note(now_ns, used_ns, interrupted, may_have_waited=waited)
-                ran_on = ran_on or not waited
             self._look(now_ns)
         except Exception as error:  # noqa: BLE001 - it would be raised in the user's code
             self._fail(error)
@@ -248,7 +248,7 @@ class StackSampler:
         if here is not None:
             here.note_looking(used_after_ns)
         if held_up:
-            self._pace.note_run(now_ns, used_after_ns - used_ns, ran_on=ran_on)
+            self._pace.note_run(now_ns, used_after_ns - used_ns, missed_ns=missed_ns)
         else:
             is_over = here is not None and here.is_idle_loop and self._has_timer_due()
             self._pace.note_wait(now_ns, others_run=self._runs, is_over=is_over)

@@ -12,7 +12,7 @@ def ran(pace: Pace, since_ms: int, until_ms: int, cost_ns: int = 10_000) -> list
     """Return the intervals of a run that is looked at every millisecond."""
     intervals = []
     for now_ms in range(since_ms, until_ms + 1):
-        pace.note_run(now_ms * MS, cost_ns, ran_on=True)
+        pace.note_run(now_ms * MS, cost_ns, missed_ns=0)
         intervals.append(pace.interval_ns)
     return intervals
 
@@ -46,12 +46,26 @@ def test_a_wait_that_no_look_met_ends_a_run() -> None:
     pace = Pace(USUAL)
     ran(pace, 0, 400)
     assert pace.runs_on
-    pace.note_run(401 * MS, 10_000, ran_on=False)
+    pace.note_run(401 * MS, 10_000, missed_ns=MS)
     assert not pace.runs_on
     assert pace.interval_ns == USUAL
     ran(pace, 402, 500)
     assert not pace.runs_on
     ran(pace, 501, 540)
+    assert pace.runs_on
+
+
+def test_waits_that_come_again_are_met() -> None:
+    """Code runs on once it ran for twice as long as before a wait that no look met."""
+    pace = Pace(USUAL)
+    ran(pace, 0, 1_000)
+    pace.note_run(1_001 * MS, 10_000, missed_ns=5 * MS)
+    ran(pace, 1_002, 1_300)
+    assert pace.runs_on, "Waits as seldom as that may go unseen."
+    pace.note_run(1_301 * MS, 10_000, missed_ns=5 * MS)
+    ran(pace, 1_302, 1_700)
+    assert not pace.runs_on
+    ran(pace, 1_701, 1_950)
     assert pace.runs_on
 
 

@@ -153,6 +153,13 @@ def blocking_sleeps(truth: Truth) -> None:
         block(truth, 0.02)
 
 
+def short_sleeps(truth: Truth) -> None:
+    """A thread that works for long, and sleeps for a moment now and then."""
+    for _ in range(14):
+        burn_a(truth, 0.15)
+        block(truth, 0.008)
+
+
 def awaits_and_cpu(truth: Truth) -> None:
     """A coroutine that works and awaits."""
 
@@ -273,6 +280,7 @@ WORKLOADS: dict[str, Callable[[Truth], None]] = {
     "nested calls": nested_calls,
     "very many short calls": short_calls,
     "blocking sleeps": blocking_sleeps,
+    "short sleeps after long work": short_sleeps,
     "awaits mixed with CPU": awaits_and_cpu,
     "gather of concurrent tasks": gathered_tasks,
     "executor threads": executor_threads,
