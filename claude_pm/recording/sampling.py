@@ -1,7 +1,8 @@
 """A sampler that knows the task: what each thread runs, and what each asyncio task waits for.
 
 Every few milliseconds it looks at the stacks of all threads and at the await chains of all tasks
-that wait. The time since the look before is charged to what is seen, and to the span, and so the
+that wait; while the main thread runs on and on, and nobody else does, mostly at that alone. The
+time since the look before is charged to what is seen, and to the span, and so the
 agent, that the task's or the thread's context says it works for. So awaited time belongs to the
 coroutine that waits, and concurrent tasks are told apart. Each thread's CPU clock says how much of
 the time it ran: a thread that began or ended to wait between two looks gets both parts right.
@@ -325,7 +326,7 @@ class StackSampler:
         """See what this thread runs, and leave it to the next look at all threads to charge it.
 
         To do that for several looks at once costs little more than for one: what it needs is in no
-        cache of the processor's, while other code runs. So each call is saved that can be, too.
+        cache of the processor's, while other code runs. So here each call less counts too.
         """
         loop = _get_running_loop()
         task = None if loop is None else current_task(loop)

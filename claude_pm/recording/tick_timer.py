@@ -1,4 +1,4 @@
-"""When the sampler looks: at random intervals about a mean, so that no period hides from it.
+"""When the sampler looks: mostly at random intervals about a mean, so that no period hides from it.
 
 The main thread is interrupted by a signal of a POSIX timer, and looks by itself. A thread of its
 own would have to take the interpreter lock from the code that runs: measured on 2 cores (Linux,
@@ -8,9 +8,10 @@ waits alone. A switch interval of 0.1 ms mends the second and not the first.
 
 Code that runs for long is interrupted by a timer of its own CPU time instead. The kernel looks at
 that one at its regular ticks, which come anyway: a timer of real time has the hardware's set each
-time, which costs more than all else of an interruption where the machine is a virtual one. Of real
-time there is one that is seldom due, should the code begin to wait. Both go off again and again by
-themselves: to arm one costs half as much as a look, as all that it needs has left the caches.
+time, which costs more than all else of an interruption where the machine is a virtual one. It goes
+off again and again by itself: to arm one costs half as much as a look, as all that it needs has
+left the caches. That of real time is put off every other time, and so goes off where the code has
+begun to wait.
 
 Where there is no such timer, or the profiled code does not run in the main thread, a thread looks.
 It looks too while the main thread cannot, being in code that neither runs Python nor is
