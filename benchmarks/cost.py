@@ -8,8 +8,9 @@ twice, not. A ratio is the median over all such fours, beside the bounds that ho
 
 Each turn is recorded anew; starting and ending is not in the figures. Our sampler goes on, as what
 it sees first tells it how often to look: in its turns off, nothing interrupts, and its timers start
-anew after them, which costs it one look in some twenty. Spans are recorded all along too, by tasks
-that began in the recording: in their turns off, no step opens one.
+anew after them. The thread that watches for it wakes up in both, so that is not in the figure.
+Spans are recorded all along too, by tasks that began in the recording: in their turns off, no step
+opens one.
 """
 
 # ruff: noqa: SLF001 - nobody else has to stop a sampler for a while

@@ -59,7 +59,6 @@ _LATE, _SWITCH_S = 2, 0.001
 
 _Reference = ReferenceType[Task[Any]]
 
-
 _Note = tuple[
     int,
     int,
