@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -79,6 +80,38 @@ def test_goes_on_after_an_interrupt() -> None:
     try:
         with pytest.raises(KeyboardInterrupt):
             work_until(limit)
+        while len(looks) < 10 and time.monotonic() < limit:
+            work()
+    finally:
+        timer.stop()
+    assert sum(interrupted is not None for interrupted in looks) > 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there signals interrupt to look")
+def test_goes_on_if_it_is_set_twice_at_once() -> None:
+    """Another signal's handler may set it while it is being set: it is not left half set."""
+    looks = []
+
+    def tick(interrupted: FrameType | None, _now_ns: int) -> bool:
+        looks.append(interrupted)
+        return False
+
+    timer: Any = make_timer(tick, 5_000_000)
+    timer.runs_on = True
+    set_one = timer._set
+
+    def set_amid(*which: Any) -> None:
+        timer._set = set_one
+        timer.runs_on = True
+        timer._arm()
+        set_one(*which)
+
+    timer.start()
+    limit = time.monotonic() + 10
+    try:
+        timer._set, timer.runs_on = set_amid, False
+        timer._arm()
+        looks.clear()
         while len(looks) < 10 and time.monotonic() < limit:
             work()
     finally:
