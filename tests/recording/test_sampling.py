@@ -515,21 +515,6 @@ class TestLeavesNothing:
 class TestOverhead:
     """A profile says what sampling cost."""
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="only there signals interrupt to look")
-    def test_code_that_runs_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Most looks at it see it alone, which is what makes them cheap."""
-        whole = itertools.count()
-        look_at_all = StackSampler._look
-
-        def counted(sampler: StackSampler, now_ns: int) -> None:
-            next(whole)
-            look_at_all(sampler, now_ns)
-
-        monkeypatch.setattr(StackSampler, "_look", counted)
-        with sample() as recorded:
-            burn(1.5)
-        assert next(whole) < recorded.meta["overhead"]["sampler"]["ticks"] / 2
-
     def test_meta(self) -> None:
         """It says how often it looked, how late it was, and what looking took."""
         with sample() as recorded:
