@@ -356,7 +356,9 @@ class StackSampler:
         pace = self._pace
         self._last.took_ns = took_ns
         look = self._last = self._last.following(now_ns, pace.interval_ns, pace.longest_ns)
-        self._missed += max(0, (look.elapsed_ns - look.stood_ns) // pace.interval_ns - 1)
+        # Not of the shortest intervals, which a look takes longer than.
+        late_ns = look.elapsed_ns - look.stood_ns - pace.longest_ns
+        self._missed += max(0, late_ns // max(pace.interval_ns, pace.usual_ns))
         return look
 
     def _charge_notes(self) -> None:
