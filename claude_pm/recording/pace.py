@@ -50,10 +50,14 @@ class Pace:
         """The longest that the next interval may be."""
         return int(self.interval_ns * (1 + self.spread))
 
-    def note_run(self, now_ns: int, cost_ns: int, *, missed_ns: int) -> None:
+    def note_run(
+        self, now_ns: int, cost_ns: int, *, missed_ns: int, may_wait: bool = False
+    ) -> None:
         """Take note of a look that held up code that runs, and of its CPU time.
 
-        ``missed_ns`` is for how long the code has waited since the look before, unseen.
+        ``missed_ns`` is for how long the code has waited since the look before, unseen. ``may_wait``
+        says that it may be waiting now, where nobody was seen to wait before: a look while it does
+        tells, and from then on it is known.
         """
         self._ran_ns = now_ns
         self.spread = SPREAD
@@ -65,7 +69,8 @@ class Pace:
             self._long_ns = 2 * run_ns if missed_ns * _PARTS_TO_MISS > run_ns else 0
             self._ended_ns = now_ns
         longer_ns = (now_ns - self._waited_ns) // _PARTS_OF_RUN
-        self.interval_ns = max(self._allowed_ns(cost_ns) // 3, min(longer_ns, LONGEST_NS))
+        shortest_ns = self._allowed_ns(cost_ns) // 3
+        self.interval_ns = max(shortest_ns, 0 if may_wait else min(longer_ns, LONGEST_NS))
         if self._begin_ns:
             self._begin_ns, self._begun_ns = 2 * self._begin_ns, now_ns
         if 0 < self._begin_ns < self.interval_ns:

@@ -248,7 +248,10 @@ class StackSampler:
         if here is not None:
             here.note_looking(used_after_ns)
         if held_up:
-            self._pace.note_run(now_ns, used_after_ns - used_ns, missed_ns=missed_ns)
+            may_wait = here is not None and here.may_wait and self._contenders <= 1
+            self._pace.note_run(
+                now_ns, used_after_ns - used_ns, missed_ns=missed_ns, may_wait=may_wait
+            )
         else:
             is_over = here is not None and here.is_idle_loop and self._has_timer_due()
             self._pace.note_wait(now_ns, others_run=self._runs, is_over=is_over)

@@ -114,6 +114,11 @@ class ThreadTime:
         """Whether its event loop was seen to wait for its tasks."""
         return self._before is not None and self._before.is_idle_loop
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether it ran a part of the last interval, and is where no thread was seen to stay."""
+        return self._undecided is not None and self._undecided.now.whom.stack.runs is None
+
     def still_waits(self, look: Look, place: tuple[int, int]) -> bool:
         """Whether it has not run since the last look; then the time is charged, and all is said."""
         before = self._before
@@ -169,10 +174,13 @@ class ThreadTime:
         waits_here = waited and now.whom.stack.runs is False
         stayed = before is not None and before.whom.stack is now.whom.stack
         moved = before is None or before.place != now.place
-        share = used_ns / elapsed_ns
+        stays = stayed and not moved and waited
+        # One that is not known to have run, and has not moved, may have been only looked at.
+        looked = not self.running or (stays and self._undecided is not None)
+        share = (used_ns - (self._looking_ns if looked else 0)) / elapsed_ns
         # Where it is not known yet that threads wait here, little CPU time says so: interruptions
         # use some, and would make the wait look like work for good.
-        stays = stayed and not moved and waited and (waits_here or share <= _STILL)
+        stays = stays and (waits_here or share <= _STILL)
         self._decide(runs=share >= _MOSTLY or not waited or (share > _IDLE and moved))
         used_ns = self._without_ours(used_ns, now, stays=stays, waits_here=waits_here)
         ran_ns = max(0, min(used_ns, elapsed_ns))

@@ -69,6 +69,15 @@ def test_waits_that_come_again_are_met() -> None:
     assert pace.runs_on
 
 
+def test_what_may_be_a_wait_is_looked_at_soon() -> None:
+    """The look after it comes while it lasts; the ones then as before."""
+    pace = Pace(USUAL)
+    before = ran(pace, 0, 200)[-1]
+    pace.note_run(201 * MS, 10_000, missed_ns=0, may_wait=True)
+    assert pace.interval_ns == USUAL // 3
+    assert ran(pace, 202, 202)[0] >= before
+
+
 def test_looks_that_cost_much_are_further_apart() -> None:
     """Near a wait as well: dear looks are not made three times as often as cheap ones."""
     cheap, dear = Pace(USUAL), Pace(USUAL)

@@ -73,6 +73,10 @@ class Thread:
         self._waits = is_idle
         self._time.look(look, sight, self._cpu_ns, waited=waited)
 
+    def looking_takes(self, took_ns: int) -> None:
+        """Let the last look have used so much of its CPU time."""
+        self._time.note_looking(self._cpu_ns + took_ns)
+
     def end(self) -> None:
         """Charge what is open."""
         self._time.end()
@@ -90,6 +94,25 @@ def test_interrupted_wait_is_no_work() -> None:
     assert thread.charged["sleeps", "running"] == 0
     # All but what it took to learn the cost.
     assert thread.cpu["sleeps"] < 20 * MS
+
+
+def test_a_look_soon_after_the_first_at_a_wait_is_no_work() -> None:
+    """What the first look used is most of what the second one finds used: it ran before, not here.
+
+    So it is known from one wait on that threads wait there.
+    """
+    thread = Thread()
+    thread.look(burns, 1, after_ns=0, used_ns=0)
+    for turn in range(1, 15):
+        thread.look(burns, turn, after_ns=5 * MS, used_ns=5 * MS, waited=False)
+        thread.look(sleeps, 7, after_ns=5 * MS, used_ns=3 * MS)
+        thread.looking_takes(MS // 5)
+        thread.look(sleeps, 7, after_ns=MS // 2, used_ns=MS // 4)
+    thread.end()
+    # The rest are interruptions.
+    assert thread.cpu["burns"] > 0.99 * 14 * 8 * MS
+    assert thread.charged["burns", "running"] > 0.99 * 14 * 8 * MS
+    assert thread.charged["sleeps", "running"] == 0
 
 
 def test_work_beside_other_processes() -> None:

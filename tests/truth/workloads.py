@@ -155,9 +155,9 @@ def blocking_sleeps(truth: Truth) -> None:
 
 def short_sleeps(truth: Truth) -> None:
     """A thread that works for long, and sleeps for a moment now and then."""
-    for _ in range(11):
-        burn_a(truth, 0.2)
-        block(truth, 0.008)
+    for _ in range(14):
+        burn_a(truth, 0.15)
+        block(truth, 0.005)
 
 
 def awaits_and_cpu(truth: Truth) -> None:
