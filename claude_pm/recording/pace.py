@@ -55,9 +55,9 @@ class Pace:
     ) -> None:
         """Take note of a look that held up code that runs, and of its CPU time.
 
-        ``missed_ns`` is for how long the code has waited since the look before, unseen. ``may_wait``
-        says that it may be waiting now, where nobody was seen to wait before: a look while it does
-        tells, and from then on it is known.
+        ``missed_ns`` is for how long the code has waited since the look before, unseen.
+        ``may_wait`` says that it may be waiting now, where nobody was seen to wait before: a look
+        while it does tells, and from then on it is known.
         """
         self._ran_ns = now_ns
         self.spread = SPREAD

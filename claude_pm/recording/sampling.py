@@ -204,13 +204,12 @@ class StackSampler:
                 self._own_ns += took_ns
                 self._held_up_ns += took_ns
                 return False
-        # An interrupted look is not looked into, and a second thread has nothing to add.
-        if self._looking.acquire(blocking=False):
-            try:
+        # An interrupted look is not looked into, and a second thread has nothing to add. Not by
+        # acquire(): a KeyboardInterrupt right after it would leave the lock taken for good.
+        if not self._looking.locked():
+            with self._looking:
                 if _active is self:
                     self._look_at_once(now_ns, used_ns, interrupted)
-            finally:
-                self._looking.release()
         return True
 
     def _ran_on(self, now_ns: int, used_ns: int) -> bool:

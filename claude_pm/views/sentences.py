@@ -199,7 +199,7 @@ def _code_headline(reading: Reading) -> str:
             f"most time in {name}: {words.duration(spent_s[0])} running and "
             f"{words.duration(spent_s[1])} waiting"
         )
-    said += _held(reading) + _cost(reading)
+    said += _held(reading) + _seen_lines(reading) + _cost(reading)
     spent = reading.meta.get("duration_s")
     nothing = "nothing but memory" if len(reading.profile.memory) else "nothing but the time"
     recorded = "; ".join(said) or f"{nothing} was recorded"
@@ -214,6 +214,12 @@ def _held(reading: Reading) -> list[str]:
     verb = "kept" if reading.meta.get("repeats") else "held"
     lines = words.counted(len(table), "line")
     return [f"{words.size(int(table['size_bytes'].sum()))} {verb} by {lines}"]
+
+
+def _seen_lines(reading: Reading) -> list[str]:
+    """Say of how many lines CPU and memory are known, where that was recorded."""
+    found = len(reading.profile.lines)
+    return [f"CPU and memory of {words.counted(found, 'line')}"] if found else []
 
 
 def _python_share(reading: Reading) -> list[str]:

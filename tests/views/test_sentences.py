@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from claude_pm.profiles import Profile, schema
 from claude_pm.views import sentences
 from claude_pm.views.reading import Reading
 from tests.profile_builder import ProfileBuilder
@@ -124,6 +125,14 @@ class TestHeadline:
     def test_claims_nothing_that_is_unknown(self) -> None:
         """Without spans and functions, none are spoken of."""
         assert sentences.headline(Reading(empty())) == "10.0 s: nothing but the time was recorded."
+
+    def test_lines_alone(self) -> None:
+        """A profile of lines without functions says what it has."""
+        rows = [{"file": "work.py", "line": number, "cpu_python_percent": 9.0} for number in (1, 2)]
+        tables = {"lines": schema.frame_from_rows(schema.LINES, rows)}
+        assert sentences.headline(Reading(Profile(empty().meta, tables))) == (
+            "10.0 s: CPU and memory of 2 lines."
+        )
 
 
 class TestNotes:
