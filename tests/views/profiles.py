@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from claude_pm.profiles import Profile
+from claude_pm.profiles import Profile, schema
 from tests.profile_builder import ProfileBuilder
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> $x$ {{7*7}}"
@@ -64,3 +64,20 @@ def hostile(text: str = HOSTILE) -> ProfileBuilder:
 def empty() -> Profile:
     """Return a profile in which nothing was recorded."""
     return ProfileBuilder("empty").build()
+
+
+def only(table: str, *rows: dict[str, object]) -> Profile:
+    """Return a profile with rows in one table, and nothing in the others."""
+    tables = {table: schema.frame_from_rows(schema.TABLES[table], rows)}
+    return Profile(empty().meta, tables)
+
+
+def of_lines() -> Profile:
+    """Return a profile of two lines, with nothing else recorded."""
+    row = {"file": "work.py", "cpu_python_percent": 9.0}
+    return only("lines", {**row, "line": 1}, {**row, "line": 2})
+
+
+def of_allocations() -> Profile:
+    """Return a profile of a line that held memory, with nothing else recorded."""
+    return only("allocations", {"file": "work.py", "line": 1, "size_bytes": 9_000_000, "count": 3})

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from claude_pm.profiles import Profile, schema
 from claude_pm.views import sentences
 from claude_pm.views.reading import Reading
 from tests.profile_builder import ProfileBuilder
 from tests.views.drawings import sampled
-from tests.views.profiles import empty, two_modes
+from tests.views.profiles import empty, of_lines, two_modes
 
 
 class TestHeadline:
@@ -128,11 +127,7 @@ class TestHeadline:
 
     def test_lines_alone(self) -> None:
         """A profile of lines without functions says what it has."""
-        rows = [{"file": "work.py", "line": number, "cpu_python_percent": 9.0} for number in (1, 2)]
-        tables = {"lines": schema.frame_from_rows(schema.LINES, rows)}
-        assert sentences.headline(Reading(Profile(empty().meta, tables))) == (
-            "10.0 s: CPU and memory of 2 lines."
-        )
+        assert sentences.headline(Reading(of_lines())) == "10.0 s: CPU and memory of 2 lines."
 
 
 class TestNotes:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
+from claude_pm.profiles import Profile
 from claude_pm.views.summary import headline, summary_bundle, summary_html, summary_text
 from tests.profile_builder import ProfileBuilder
 from tests.views.drawings import dangling_ids, sampled
 from tests.views.markup import parse
-from tests.views.profiles import HOSTILE, empty, hostile, two_modes
+from tests.views.profiles import HOSTILE, empty, hostile, of_allocations, of_lines, two_modes
 
 AWAITED = "cProfile does not count awaited time"
 
@@ -120,6 +123,13 @@ class TestSummaryHtml:
         html = summary_html(builder.build())
         assert "<details open>" not in html
         assert html.count("<details>") == 2
+
+    @pytest.mark.parametrize("profile", [of_lines(), of_allocations()], ids=["lines", "memory"])
+    def test_what_was_asked_for_is_seen_at_once(self, profile: Profile) -> None:
+        """Lines are recorded by request alone: nobody has to unfold them."""
+        html = summary_html(profile)
+        details = html[html.index("<details open>") : html.index("</details>")]
+        assert "<td>work.py:1</td>" in details
 
     def test_shows_the_pictures(self) -> None:
         """The timeline, memory over the same axis, and the flame graph, folded where requests
