@@ -51,8 +51,13 @@ _FREE_NS, _TASKS_PARTS = 40_000, 320
 # For so long, looks at code that runs on only note what they see, if it ran for so much of the
 # time, or did not wait and was kept from running.
 _NOTED_NS, _RAN_ON = 100_000_000, 0.95
-# A thread that uses so much of the time competes with others.
-_COMPETES = 0.03
+# Where code runs on, looks at all tasks, which wait for it, are at least so far apart.
+_TASKS_APART_NS = 20_000_000
+# A thread that uses so much of the time competes with others; less than that is a brief turn, as
+# one of the thread that reads the memory.
+_COMPETES, _BRIEF = 0.03, 0.1
+# Other threads that together used less than this since they were looked at wait as they did.
+_FEW_NS = 20_000
 # What switching between threads more often than Python's 5 ms costs, about a tenth of the time at
 # 1 ms, is paid only where threads compete.
 _LATE, _SWITCH_S = 2, 0.001
@@ -106,6 +111,10 @@ class StackSampler:
         # how often it had waited when all threads were; and until when to note it is enough.
         self._noted_ns = self._cpu_ns = self._took_ns = self._waits = self._noted_until_ns = 0
         self._contenders = 0
+        # Whether all other threads waited when they were looked at last, their CPU time then and
+        # at the last whole look, and until when they have used none since.
+        self._others_rest = False
+        self._others_ns = self._others_now_ns = self._rested_ns = 0
         # Signals' handlers run in the main thread alone.
         self._interrupted_ident = threading.main_thread().ident or 0
         self._held_up_ns = self._own_ns = self._ticks = self._missed = self._failed = 0
@@ -233,8 +242,9 @@ class StackSampler:
             else:
                 waits = waits_of_this_thread()
                 waited, self._waits = waits != self._waits, waits
-                if waited and not self._ran_on(now_ns, used_ns):
-                    missed_ns = now_ns - self._noted_ns - (used_ns - self._cpu_ns)
+                turns_ns = self._turns_of_others(now_ns)
+                if waited and not self._ran_on(now_ns, used_ns + turns_ns):
+                    missed_ns = now_ns - self._noted_ns - (used_ns + turns_ns - self._cpu_ns)
                 self._note(now_ns, used_ns, interrupted, may_have_waited=waited)
             self._look(now_ns)
         except Exception as error:  # noqa: BLE001 - it would be raised in the user's code
@@ -256,8 +266,8 @@ class StackSampler:
             self._pace.note_wait(now_ns, others_run=self._runs, is_over=is_over)
         runs_on = self._runs_on()
         if runs_on:
-            due_ns = now_ns + _NOTED_NS
-            self._noted_until_ns = min(due_ns, self._due_at_tasks_ns()) if self._tasks else due_ns
+            due_ns = self._due_at_tasks_ns() if self._tasks else now_ns + _NOTED_NS
+            self._noted_until_ns = min(now_ns + _NOTED_NS, max(now_ns + _TASKS_APART_NS, due_ns))
         if self._timer is not None:
             self._timer.interval_ns = self._pace.interval_ns
             self._timer.spread = self._pace.spread
@@ -306,14 +316,53 @@ class StackSampler:
         if not is_noted:
             self._follow(now_ns, self._took_ns)
         running = self._running_tasks()
-        look = self._last_at_all = self._following(self._last_at_all, now_ns)
-        self._look_at_threads(look, running, is_noted=is_noted)
+        if is_noted and self._others_still_rest():
+            self._rested_ns = now_ns
+            here = self._threads[self._interrupted_ident]
+            self._contenders, self._runs = int(here.used_ns > IDLE_NS), here.running
+        else:
+            self._let_others_rest()
+            look = self._last_at_all = self._following(self._last_at_all, now_ns)
+            self._look_at_threads(look, running, is_noted=is_noted)
         if references is not None:
             begun_ns = thread_time_ns()
             look = self._last_at_tasks = self._following(self._last_at_tasks, now_ns)
             self._look_at_tasks(look, references, set(running.values()))
             spent_ns += thread_time_ns() - begun_ns
             self._tasks_cost_ns += (spent_ns - self._tasks_cost_ns) / 4
+
+    def _turns_of_others(self, now_ns: int) -> int:
+        """Return for how long other threads took the interpreter's lock since the last whole look.
+
+        That is their CPU time, where it is little; else they may have run beside this one.
+        """
+        before_ns, self._others_now_ns = self._others_now_ns, process_time_ns() - thread_time_ns()
+        turns_ns = self._others_now_ns - before_ns
+        since_ns = now_ns - max(self._last_at_all.now_ns, self._rested_ns)
+        return turns_ns if turns_ns < _BRIEF * since_ns else 0
+
+    def _others_still_rest(self) -> bool:
+        """Whether no other thread has run since all were looked at, and none was running then.
+
+        One clock for all of them costs a part of what it takes to look at each.
+        """
+        if self._others_rest and self._others_now_ns - self._others_ns < _FEW_NS:
+            return True
+        self._others_ns = self._others_now_ns
+        return False
+
+    def _let_others_rest(self) -> None:
+        """Charge to other threads the time in which they were known to rest."""
+        last = self._last_at_all
+        if self._rested_ns <= last.now_ns:
+            return
+        pace = self._pace
+        look = self._last_at_all = last.following(
+            self._rested_ns, pace.interval_ns, pace.longest_ns
+        )
+        for ident, known in self._threads.items():
+            if ident != self._interrupted_ident:
+                known.go_on_waiting(look.elapsed_ns)
 
     def _following(self, last: Look, now_ns: int) -> Look:
         """Return the look that follows one which others may have been left out after."""
@@ -423,6 +472,7 @@ class StackSampler:
     ) -> None:
         """Look at all threads; ``is_noted`` says that the interrupted one has been looked at."""
         here, self._contenders, self._runs = threading.get_ident(), 0, False
+        self._others_rest = self._knows_cpu
         frames = sys._current_frames()  # noqa: SLF001 - the documented way to see other threads
         # Not our own, which holds ``frames``: each look would be a cycle for the garbage collector,
         # and keep all that the interrupted code holds alive until it comes.
@@ -435,7 +485,7 @@ class StackSampler:
             if not (is_interrupted and is_noted):
                 its_look = self._last if is_interrupted else look
                 is_loop, place = ident in running, (id(frame), frame.f_lasti)
-                if not is_loop and ident != here and known.still_waits(its_look, place):
+                if ident != here and known.still_waits(its_look, place, is_loop=is_loop):
                     continue
                 task = running.get(ident)
                 codes, work = _codes_of(frame, None if task is None else outermost_frame(task))
@@ -450,6 +500,7 @@ class StackSampler:
                 known.look(its_look, sight)
             self._contenders += known.used_ns > max(IDLE_NS, _COMPETES * look.elapsed_ns)
             self._runs = self._runs or known.running
+            self._others_rest = self._others_rest and (is_interrupted or known.rests)
         if len(self._threads) > len(frames):
             for ident in self._threads.keys() - frames.keys():
                 self._threads.pop(ident).end()
@@ -503,7 +554,10 @@ class StackSampler:
         found = self._tasks.get(reference)
         if found is None:
             found = self._tasks[reference] = TaskTime(task, self._charges)
-            self._loops.add(found.loop)
+            if found.loop not in self._loops:
+                self._loops.add(found.loop)
+                # What its thread waits for is not the thread's own, it turns out.
+                self._others_rest = False
         return found
 
     def _span_of_thread(self, ident: int, work: FrameType | None) -> Opened | None:

@@ -119,17 +119,30 @@ class ThreadTime:
         """Whether it ran a part of the last interval, and is where no thread was seen to stay."""
         return self._undecided is not None and self._undecided.now.whom.stack.runs is None
 
-    def still_waits(self, look: Look, place: tuple[int, int]) -> bool:
+    @property
+    def rests(self) -> bool:
+        """Whether it waits, for all that is known."""
+        return not self.running and self._undecided is None and self._before is not None
+
+    def still_waits(self, look: Look, place: tuple[int, int], *, is_loop: bool) -> bool:
         """Whether it has not run since the last look; then the time is charged, and all is said."""
         before = self._before
         if before is None or self._cpu_ns is None or self._undecided is not None:
             return False
-        if place != before.place or cpu_ns(self._native_id) != self._cpu_ns:
+        if is_loop != before.is_loop or place != before.place:
             return False
-        self._add(before, WAITING, look.elapsed_ns, 0)
-        before.whom.stack.stayed_ns += look.elapsed_ns
-        self.running, self.used_ns = False, 0
+        if cpu_ns(self._native_id) != self._cpu_ns:
+            return False
+        self.go_on_waiting(look.elapsed_ns)
         return True
+
+    def go_on_waiting(self, elapsed_ns: int) -> None:
+        """Charge time in which it is known not to have run."""
+        before = self._before
+        if before is not None and not before.is_idle_loop:
+            self._add(before, WAITING, elapsed_ns, 0)
+            before.whom.stack.stayed_ns += elapsed_ns
+        self.running, self.used_ns = False, 0
 
     def look(
         self, look: Look, now: Sight, read_ns: int | None = None, *, waited: bool = True
@@ -175,13 +188,16 @@ class ThreadTime:
         stayed = before is not None and before.whom.stack is now.whom.stack
         moved = before is None or before.place != now.place
         stays = stayed and not moved and waited
-        # One that is not known to have run, and has not moved, may have been only looked at.
-        looked = not self.running or (stays and self._undecided is not None)
+        # Who has not moved may only have been looked at, even if it ran before that.
+        looked = stays or not self.running
         share = (used_ns - (self._looking_ns if looked else 0)) / elapsed_ns
         # Where it is not known yet that threads wait here, little CPU time says so: interruptions
         # use some, and would make the wait look like work for good.
-        stays = stays and (waits_here or share <= _STILL)
+        is_still = stays and share <= _STILL
+        stays = is_still or (stays and waits_here)
         self._decide(runs=share >= _MOSTLY or not waited or (share > _IDLE and moved))
+        if is_still:
+            self.running = False
         used_ns = self._without_ours(used_ns, now, stays=stays, waits_here=waits_here)
         ran_ns = max(0, min(used_ns, elapsed_ns))
         self.used_ns = ran_ns

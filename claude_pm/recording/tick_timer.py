@@ -103,12 +103,6 @@ class _Interval(ctypes.Structure):
     )
 
 
-def _interval_at(first_ns: int, every_ns: int = 0) -> Any:
-    """Return the address of what the timer of a signal is set to."""
-    every, first = divmod(every_ns, 1_000_000_000), divmod(first_ns, 1_000_000_000)
-    return ctypes.byref(_Interval(*every, *first))
-
-
 class _SignalTimer:
     """A signal to the main thread, one for each timer at a time: signals never pile up."""
 
@@ -124,7 +118,11 @@ class _SignalTimer:
         self._every_ns = 0
         self._arms = 0
         self._put_off_ns = 0
-        self._wait_at: Any = None
+        # What the timers are set to; made once, as that takes longer than to set them.
+        self._once, self._wait, self._every = _Interval(), _Interval(), _Interval()
+        self._once_at, self._wait_at, self._every_at = map(
+            ctypes.byref, (self._once, self._wait, self._every)
+        )
         self._libc: Any = ctypes.CDLL(None, use_errno=True)
         self._settime: Any = self._libc.timer_settime
         self._signal = _free_signal()
@@ -177,13 +175,14 @@ class _SignalTimer:
             every_ns = self.interval_ns if follows_cpu else 0
             if every_ns != self._every_ns:
                 self._every_ns = every_ns
-                self._set(self._cpu_timer, every_ns, every_ns)
-                self._wait_at = _interval_at(_BEGAN_TO_WAIT * every_ns)
+                self._every.first_ns = self._every.every_ns = every_ns
+                self._wait.first_ns = _BEGAN_TO_WAIT * every_ns
+                self._settime(self._cpu_timer, 0, self._every_at, None)
             if follows_cpu:
                 self._put_off()
             else:
-                delay_ns = max(_LEAST_NS, int(self.interval_ns * _share(self.spread)))
-                self._set(self._timer, delay_ns, 0)
+                self._once.first_ns = max(_LEAST_NS, int(self.interval_ns * _share(self.spread)))
+                self._settime(self._timer, 0, self._once_at, None)
             if self._arms == arms:
                 return
             self._every_ns = _UNKNOWN
@@ -192,9 +191,6 @@ class _SignalTimer:
         """Let the timer of real time wait until the code has begun to wait, if it does."""
         self._put_off_ns = self._last_ns
         self._settime(self._timer, 0, self._wait_at, None)
-
-    def _set(self, timer: ctypes.c_void_p, delay_ns: int, every_ns: int) -> None:
-        self._settime(timer, 0, _interval_at(delay_ns, every_ns), None)
 
     def _interrupted(self, _signal: int, frame: FrameType | None) -> None:
         if not self._running:

@@ -313,6 +313,36 @@ class TestWhom:
         assert found["waiting"] > WAIT_S / 2
         assert rows_of(recorded, "sleeps")["cpu_s"].sum() < WAIT_S / 4
 
+    def test_threads_that_rest(self) -> None:
+        """What other threads wait for has its whole time, while only the main thread runs."""
+        over = threading.Event()
+
+        def rests() -> None:
+            over.wait(10)
+
+        async def rests_too() -> None:
+            await asyncio.get_running_loop().run_in_executor(None, over.wait, 10)
+
+        def loops() -> None:
+            asyncio.run(rests_too())
+
+        with sample() as recorded:
+            threads = [threading.Thread(target=target) for target in (rests, loops)]
+            begun = time.perf_counter()
+            for thread in threads:
+                thread.start()
+            for _ in range(12):
+                burn(0.02)
+                _sleeps(0.02)
+            over.set()
+            for thread in threads:
+                thread.join()
+            lasted = time.perf_counter() - begun
+        for function in ("rests", "rests_too"):
+            found = rows_of(recorded, function).groupby("state")["weight_s"].sum()
+            assert found["waiting"] == pytest.approx(lasted, rel=0.1)
+        assert rows_of(recorded, "select")["weight_s"].sum() < 0.1 * lasted
+
     def test_time_in_one_call(self) -> None:
         """A call that neither runs Python nor lets others run is charged in full to its caller."""
 

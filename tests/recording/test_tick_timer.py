@@ -98,18 +98,18 @@ def test_goes_on_if_it_is_set_twice_at_once() -> None:
 
     timer: Any = make_timer(tick, 5_000_000)
     timer.runs_on = True
-    set_one = timer._set
+    set_one = timer._settime
 
-    def set_amid(*which: Any) -> None:
-        timer._set = set_one
+    def set_amid(*what: Any) -> None:
+        timer._settime = set_one
         timer.runs_on = True
         timer._arm()
-        set_one(*which)
+        set_one(*what)
 
     timer.start()
     limit = time.monotonic() + 10
     try:
-        timer._set, timer.runs_on = set_amid, False
+        timer._settime, timer.runs_on = set_amid, False
         timer._arm()
         looks.clear()
         while len(looks) < 10 and time.monotonic() < limit:
