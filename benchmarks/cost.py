@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import math
 import statistics
@@ -32,7 +33,7 @@ import claude_pm
 from benchmarks import profiled_workload as workload
 from benchmarks.peers.started import CASES
 from benchmarks.peers.turns import figures_of
-from claude_pm.recording import sampling
+from claude_pm.recording import sampling, tick_timer
 
 FOURS, FOURS_OF_PEERS = 300, 60
 WARM_FOURS = 10
@@ -178,6 +179,7 @@ def _pausing(whole: contextlib.ExitStack) -> Switch:
         gap_ns, gap_cpu_ns = timer._last_ns - paused_ns, time.thread_time_ns() - paused_cpu_ns
         sampler._noted_until_ns += gap_ns
         sampler._noted_ns += gap_ns
+        sampler._rested_ns += gap_ns
         sampler._cpu_ns += gap_cpu_ns
         for look in (sampler._last, sampler._last_at_all, sampler._last_at_tasks):
             look.now_ns += gap_ns
@@ -197,7 +199,7 @@ def _pausing(whole: contextlib.ExitStack) -> Switch:
         # Nor does the thread that watches find it overdue.
         timer._last_ns = sys.maxsize
         for each in (timer._timer, timer._cpu_timer):
-            timer._set(each, 0, 0)
+            timer._settime(each, 0, ctypes.byref(tick_timer._Interval()), None)
         paused_ns, paused_cpu_ns = time.perf_counter_ns(), time.thread_time_ns()
 
     whole.callback(switch, True)

@@ -196,8 +196,7 @@ class ThreadTime:
         is_still = stays and share <= _STILL
         stays = is_still or (stays and waits_here)
         self._decide(runs=share >= _MOSTLY or not waited or (share > _IDLE and moved))
-        if is_still:
-            self.running = False
+        self.running = self.running and not is_still
         used_ns = self._without_ours(used_ns, now, stays=stays, waits_here=waits_here)
         ran_ns = max(0, min(used_ns, elapsed_ns))
         self.used_ns = ran_ns
