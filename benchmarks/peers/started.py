@@ -118,6 +118,7 @@ def _stack_thread(figures: dict[str, Any]) -> Iterator[None]:
 CASES: dict[str, Callable[[dict[str, Any]], Around]] = {
     "claude_pm spans": _claude_pm(None, None),
     "claude_pm sampler": _claude_pm("sample", None),
+    "claude_pm sampler beside RSS": _claude_pm("sample", "rss"),
     "claude_pm RSS": _claude_pm(None, "rss"),
     "claude_pm cProfile": _claude_pm("cprofile", None),
     "cProfile": _cprofile,
