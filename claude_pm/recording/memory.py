@@ -61,7 +61,7 @@ class RssSampler:
         self._last_ns = self._looked_ns = self._own_ns = 0
         # The last glance since the last reading: time, resident and traced bytes.
         self._glance: tuple[int, int, int] | None = None
-        self._reading = threading.Lock()
+        self._reading = threading.RLock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="claude_pm-rss", daemon=True)
 
@@ -139,15 +139,15 @@ class RssSampler:
         now_ns = time.perf_counter_ns()
         if not always and now_ns - self._looked_ns < GLANCE_S * 1e9:
             return
-        # Another thread that reads may be kept from it: its reading would come too late. But it may
-        # be this thread itself, if the garbage collector runs code with spans.
-        if self._reading.acquire(timeout=BOUNDARY_S):
-            try:
-                is_due = always or now_ns - self._last_ns >= BOUNDARY_S * 1e9
-                if not self._stop.is_set() and (is_due or self._has_moved()):
-                    self._read()
-            finally:
-                self._reading.release()
+        # This thread may be reading, if the garbage collector runs code with spans.
+        if self._reading._is_owned():  # type: ignore[attr-defined] # noqa: SLF001
+            return
+        # Not by acquire(): a KeyboardInterrupt right after it would leave the lock taken, and the
+        # thread that reads would never end.
+        with self._reading:
+            is_due = always or now_ns - self._last_ns >= BOUNDARY_S * 1e9
+            if not self._stop.is_set() and (is_due or self._has_moved()):
+                self._read()
 
     def _has_moved(self) -> bool:
         """Whether the memory is, or was meanwhile, another than at the last reading."""

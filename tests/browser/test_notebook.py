@@ -75,7 +75,8 @@ def test_an_interrupt_keeps_what_was_recorded(work: str, notebook: OpenNotebook)
             LOAD,
             "%%claude_pm_profile --as cut\nimport asyncio, claude_pm\nprint('begun')\n"
             f"while True:\n    with claude_pm.span('turn'):\n        {work}",
-            "len(cut.spans) > 1, set(cut.spans['status']) <= {'ok', 'cancelled'}",
+            # The last one may have been interrupted as it began or ended: it has no status then.
+            "len(cut.spans) > 1, set(cut.spans['status'][:-1]) == {'ok'}",
         )
     )
     opened.start(1)
