@@ -318,10 +318,10 @@ class StackSampler:
         running = self._running_tasks()
         if is_noted and self._others_still_rest():
             self._rested_ns = now_ns
-            here = self._threads[self._interrupted_ident]
-            self._contenders, self._runs = int(here.used_ns > IDLE_NS), here.running
+            # Nobody but this thread.
+            self._contenders, self._runs = 1, self._threads[self._interrupted_ident].running
         else:
-            self._let_others_rest()
+            self._charge_rest_of_others()
             look = self._last_at_all = self._following(self._last_at_all, now_ns)
             self._look_at_threads(look, running, is_noted=is_noted)
         if references is not None:
@@ -332,9 +332,10 @@ class StackSampler:
             self._tasks_cost_ns += (spent_ns - self._tasks_cost_ns) / 4
 
     def _turns_of_others(self, now_ns: int) -> int:
-        """Return for how long other threads took the interpreter's lock since the last whole look.
+        """Return for how long other threads may have kept this one waiting for their turns.
 
-        That is their CPU time, where it is little; else they may have run beside this one.
+        That is their CPU time since the last whole look, where it is little; much of it may be of
+        threads that need no interpreter, and run beside this one.
         """
         before_ns, self._others_now_ns = self._others_now_ns, process_time_ns() - thread_time_ns()
         turns_ns = self._others_now_ns - before_ns
@@ -351,7 +352,7 @@ class StackSampler:
         self._others_ns = self._others_now_ns
         return False
 
-    def _let_others_rest(self) -> None:
+    def _charge_rest_of_others(self) -> None:
         """Charge to other threads the time in which they were known to rest."""
         last = self._last_at_all
         if self._rested_ns <= last.now_ns:

@@ -75,8 +75,10 @@ def test_an_interrupt_keeps_what_was_recorded(work: str, notebook: OpenNotebook)
             LOAD,
             "%%claude_pm_profile --as cut\nimport asyncio, claude_pm\nprint('begun')\n"
             f"while True:\n    with claude_pm.span('turn'):\n        {work}",
-            # The last one may have been interrupted as it began or ended: it has no status then.
-            "len(cut.spans) > 1, set(cut.spans['status'][:-1]) == {'ok'}",
+            # The last one may have been interrupted as it began or ended: then that is said.
+            "last = cut.spans.iloc[-1]\n"
+            "len(cut.spans) > 1, set(cut.spans['status'][:-1]) == {'ok'}, "
+            "bool('unfinished' in last['attributes'] or last['status'] in ('ok', 'cancelled'))",
         )
     )
     opened.start(1)
@@ -86,7 +88,7 @@ def test_an_interrupt_keeps_what_was_recorded(work: str, notebook: OpenNotebook)
         re.compile("KeyboardInterrupt|CancelledError")
     )
     is_drawn(opened.output(1))
-    expect(opened.run(2)).to_contain_text("(True, True)")
+    expect(opened.run(2)).to_contain_text("(True, True, True)")
 
 
 def test_an_error_stands_beside_its_profile(notebook: OpenNotebook) -> None:
