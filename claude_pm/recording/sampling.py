@@ -56,8 +56,9 @@ _TASKS_APART_NS = 20_000_000
 # A thread that uses so much of the time competes with others; less than that is a brief turn, as
 # one of the thread that reads the memory.
 _COMPETES, _BRIEF = 0.03, 0.1
-# Other threads that together used less than this since they were looked at wait as they did.
-_FEW_NS = 20_000
+# Other threads that together used less than this since they were looked at have not run: to wake up
+# takes more, and two clocks are not read at once.
+_FEW_NS = 3_000
 # What switching between threads more often than Python's 5 ms costs, about a tenth of the time at
 # 1 ms, is paid only where threads compete.
 _LATE, _SWITCH_S = 2, 0.001
