@@ -24,6 +24,7 @@ Condition = Callable[[], Any]
 BEFORE = "before_sample"
 """The name of the span around what makes a condition ready for a sample."""
 _MOST_SEED = 2**32
+_HEED_INTERRUPTS_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +241,10 @@ class _EventLoop:
             self._thread.start()
         future = asyncio.run_coroutine_threadsafe(made(), self._loop)
         try:
+            # In turns: an interrupt as a wait is about to begin is only heeded when that is over.
+            while not future.done():
+                with contextlib.suppress(TimeoutError):
+                    future.exception(timeout=_HEED_INTERRUPTS_S)
             future.result()
         except KeyboardInterrupt:
             future.cancel()

@@ -27,6 +27,7 @@ from claude_pm.agents import Agent, agent_key
 from claude_pm.errors import RequestError, SettingsError
 
 _SECONDS_PER_HOUR = 3600.0
+_HEED_INTERRUPTS_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +338,12 @@ def _run_in_thread(warm: WarmModel, agents: Sequence[Agent]) -> Sequence[WarmedP
         # An interrupt while the pool starts its thread would make it forget to wait for it.
         pool.submit(bool).result()
         try:
-            return pool.submit(context.run, lambda: asyncio.run(run())).result()
+            ended = pool.submit(context.run, lambda: asyncio.run(run()))
+            # In turns: an interrupt as a wait is about to begin is only heeded when that is over.
+            while not ended.done():
+                with contextlib.suppress(TimeoutError):
+                    ended.exception(timeout=_HEED_INTERRUPTS_S)
+            return ended.result()
         except KeyboardInterrupt:
             interrupted.set()
             for loop, warming in running:
