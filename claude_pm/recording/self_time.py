@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     Rows = NDArray[np.int32]
     Numbers = NDArray[np.uint32]
 
+_PIECE_ROWS = 32_768
+
 
 def self_times_ns(spans: Numbers, parents: Numbers, starts: Whole, ends: Whole) -> Whole:
     """Return the self time of each span, in nanoseconds.
@@ -23,20 +25,33 @@ def self_times_ns(spans: Numbers, parents: Numbers, starts: Whole, ends: Whole) 
 
     own: Whole = ends - starts
     above, below = _pairs(spans, parents)
+    end = 0
+    while end < len(above):
+        # Some parents at a time, with all of their children: so what is computed between stays in
+        # the processor's cache.
+        begin, last = end, above[min(end + _PIECE_ROWS, len(above)) - 1]
+        end = int(np.searchsorted(above, last, "right"))
+        _take_off_children(own, above[begin:end], below[begin:end], starts, ends)
+    return own
+
+
+def _take_off_children(own: Whole, above: Rows, below: Rows, starts: Whole, ends: Whole) -> None:
+    """Subtract from parents' ``own`` time what their children cover of it."""
+    import numpy as np
+
     begins = np.maximum(starts[below], starts[above])
     finishes = np.minimum(ends[below], ends[above])
     seen = finishes > begins
     if not seen.all():
         above, begins, finishes = above[seen], begins[seen], finishes[seen]
     if len(above) == 0:
-        return own
+        return
     # Children come by start, so within a parent they still do, cut or not.
     first = np.flatnonzero(np.r_[True, above[1:] != above[:-1]])
     reached = _reached_before(first, begins, finishes)
     np.maximum(reached, begins, out=reached)
     covered = np.maximum(finishes - reached, 0)
     own[above[first]] -= np.add.reduceat(covered, first)
-    return own
 
 
 def _pairs(spans: Numbers, parents: Numbers) -> tuple[Rows, Rows]:

@@ -38,10 +38,12 @@ _FACT = np.dtype(
     + [(name, "<i8") for name in COUNTS]
     + [(name, "<f8") for name in REALS]
 )
+_HEX_ID = np.dtype("V16")
 # The four hex digits of each two bytes.
 _HEX = np.frombuffer(np.arange(65_536, dtype=">u2").tobytes().hex().encode(), dtype="<u4")
-_PIECE_ROWS = 65_536
-"""A column's pieces of this many rows share what is equal: the texts, or where they begin."""
+_PIECE_ROWS = 8_192
+"""A column is made in pieces of this many rows, so that what is needed meanwhile stays small; they
+share what is equal: the texts, or where they begin."""
 
 
 def spans_frame(rows: SpanRows, origin_ns: int, *, final: bool) -> pd.DataFrame:
@@ -81,12 +83,12 @@ def _columns(
 
     starts, ends = column("start"), column("end")
     numbers, parents = column("number"), column("parent")
-    self_ns = self_times_ns(_small(numbers), _small(parents), starts, ends)
+    self_ns = self_times_ns(*_small(numbers, parents), starts, ends)
     yield "self_s", _real(self_ns / 1e9)
     del self_ns
-    yield "span_id", _id_texts(_ids(numbers, rows))
+    yield "span_id", _id_texts(numbers, rows)
     del numbers
-    yield "parent_id", _id_texts(_ids(parents, rows))
+    yield "parent_id", _id_texts(parents, rows)
     del parents
     ends -= starts
     yield "duration_s", _real(ends / 1e9)
@@ -98,7 +100,7 @@ def _columns(
 
     places, codes = rows.places.listed(), column("place")
     pids = np.array([NULL if pid is None else pid for pid, _ in places] or [0], dtype=np.int64)
-    yield "pid", _whole(pids[codes])
+    yield "pid", _whole(_looked_up(pids, codes))
     yield "thread", _texts(codes, [encoded(thread) for _, thread in places])
     yield "task", _texts(column("task"), encoded_texts(rows.tasks))
 
@@ -134,12 +136,15 @@ def _order(starts: NDArray[np.int64]) -> NDArray[np.int64] | None:
     return np.argsort(starts, kind="stable")
 
 
-def _small(numbers: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Return spans' numbers without the gap between own and foreign ones."""
+def _small(
+    numbers: NDArray[np.uint32], parents: NDArray[np.uint32]
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """Return spans' and their parents' numbers without the gap between own and foreign ones."""
+    if numbers.max(initial=0) < FOREIGN and parents.max(initial=0) < FOREIGN:
+        return numbers, parents
     # Own ones are even, foreign ones odd; the bit that tells them apart is shifted out.
-    small = numbers << np.uint32(1)
-    small |= numbers >= FOREIGN
-    return small
+    small, above = (each << np.uint32(1) | (each >= FOREIGN) for each in (numbers, parents))
+    return small, above
 
 
 def _ids(numbers: NDArray[np.uint32], rows: SpanRows) -> NDArray[np.uint64]:
@@ -154,54 +159,58 @@ def _ids(numbers: NDArray[np.uint32], rows: SpanRows) -> NDArray[np.uint64]:
     return ids
 
 
-def _hex(ids: NDArray[np.uint64]) -> NDArray[np.uint32]:
-    """Return each id's 16 hex digits, four an element."""
-    digits: NDArray[np.uint32] = _HEX[ids.byteswap().view(">u2")]
-    return digits.reshape(-1, 4)
+def _hex(ids: NDArray[np.uint64]) -> NDArray[np.void]:
+    """Return each id's 16 hex digits."""
+    pairs = ids.byteswap().view(">u2").astype(np.intp)
+    digits: NDArray[np.void] = _HEX.take(pairs, mode="clip").view(_HEX_ID)
+    return digits
 
 
-def _id_texts(ids: NDArray[np.uint64]) -> Any:
-    return _fixed(_hex(ids), ids != 0)
+def _id_texts(numbers: NDArray[np.uint32], rows: SpanRows, start: str = "") -> Any:
+    """Return a column of the ids that numbers stand for, each after ``start``; null for 0."""
+    import pyarrow as pa
+
+    count = len(numbers)
+    before = np.frombuffer(start.encode(), dtype=_HEX_ID)
+    parts = len(before) + 1
+    digits = np.empty((count, parts), dtype=_HEX_ID)
+    digits[:, :-1] = before
+    offsets = np.arange(min(count, _PIECE_ROWS) + 1, dtype=np.int64) * (parts * _HEX_ID.itemsize)
+    pieces = []
+    for piece in _pieces(numbers):
+        known, texts = numbers[piece], digits[piece]
+        texts[:, -1] = _hex(_ids(known, rows))
+        mask = None if known.all() else pa.py_buffer(np.packbits(known != 0, bitorder="little"))
+        buffers = [mask, pa.py_buffer(offsets), pa.py_buffer(texts)]
+        pieces.append(pa.Array.from_buffers(pa.large_string(), len(known), buffers))
+    return _arrow(pa.chunked_array(pieces, type=pa.large_string()))
 
 
 def _traces(codes: NDArray[np.uint32], rows: SpanRows) -> Any:
-    own = codes < FOREIGN
-    if own.all():
-        digits = np.empty((len(codes), 8), dtype=np.uint32)
-        digits[:, :4] = np.frombuffer(rows.trace_start.encode(), dtype=np.uint32)
-        digits[:, 4:] = _hex(_ids(codes, rows))
-        return _fixed(digits, own)
+    if (codes < FOREIGN).all():
+        return _id_texts(codes, rows, rows.trace_start)
     distinct, nth = np.unique(codes, return_inverse=True)
     return _texts(nth, [encoded(rows.trace_of(int(code))) for code in distinct])
-
-
-def _fixed(digits: NDArray[np.uint32], known: NDArray[np.bool_]) -> Any:
-    """Return a column of texts of equal length, null where not ``known``."""
-    import pyarrow as pa
-
-    count, fours = digits.shape
-    offsets = pa.py_buffer(np.arange(min(count, _PIECE_ROWS) + 1, dtype=np.int64) * (4 * fours))
-    pieces = []
-    for begin in range(0, count, _PIECE_ROWS):
-        piece, valid = digits[begin : begin + _PIECE_ROWS], known[begin : begin + _PIECE_ROWS]
-        mask = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
-        buffers = [mask, offsets, pa.py_buffer(piece)]
-        pieces.append(pa.Array.from_buffers(pa.large_string(), len(piece), buffers))
-    return _arrow(pa.chunked_array(pieces, type=pa.large_string()))
 
 
 def _texts(codes: NDArray[Any], texts: Sequence[str | None]) -> Any:
     """Return a column of texts from each row's number of a text."""
     import pyarrow as pa
 
+    if len(codes) > 0 and (codes == codes[0]).all():
+        return _one_text(len(codes), texts[codes[0]])
     table = pa.array(texts, type=pa.large_string())
-    count = len(codes)
-    if count and (codes == codes[0]).all():
-        piece = table.take(pa.array([int(codes[0])] * min(count, _PIECE_ROWS)))
-        whole, rest = divmod(count, _PIECE_ROWS)
-        pieces = [piece] * whole + ([piece.slice(0, rest)] if rest else [])
-        return _arrow(pa.chunked_array(pieces))
-    return _arrow(table.take(pa.array(codes)))
+    pieces = [table.take(pa.array(codes[piece])) for piece in _pieces(codes)]
+    return _arrow(pa.chunked_array(pieces, type=table.type))
+
+
+def _one_text(count: int, text: str | None) -> Any:
+    """Return a column of the same text, which is held for one piece only."""
+    import pyarrow as pa
+
+    piece = pa.repeat(pa.scalar(text, type=pa.large_string()), min(count, _PIECE_ROWS))
+    whole, rest = divmod(count, _PIECE_ROWS)
+    return _arrow(pa.chunked_array([piece] * whole + [piece.slice(0, rest)] * bool(rest)))
 
 
 def _texts_of(
@@ -209,16 +218,26 @@ def _texts_of(
 ) -> Any:
     """Return a column of texts of the facts that each row has."""
     if len(facts) > 0 and (facts == facts[0]).all():
-        return _texts(np.broadcast_to(facts[0], fact.shape), texts)
-    return _texts(facts[fact], texts)
+        return _one_text(len(fact), texts[facts[0]])
+    return _texts(_looked_up(facts, fact), texts)
 
 
-def _arrow(texts: pa.Array | pa.ChunkedArray) -> Any:
+def _looked_up(values: NDArray[Any], index: NDArray[np.uint32]) -> NDArray[Any]:
+    """Return ``values[index]``, of which numpy would make an index of 8 bytes a row first."""
+    found = np.empty(len(index), dtype=values.dtype)
+    for piece in _pieces(index):
+        found[piece] = values[index[piece]]
+    return found
+
+
+def _pieces(rows: NDArray[Any]) -> Iterator[slice]:
+    for begin in range(0, len(rows), _PIECE_ROWS):
+        yield slice(begin, begin + _PIECE_ROWS)
+
+
+def _arrow(texts: pa.ChunkedArray) -> Any:
     import pandas as pd
-    import pyarrow as pa
 
-    if isinstance(texts, pa.Array):
-        texts = pa.chunked_array([texts], type=pa.large_string())
     dtype = pd.StringDtype()
     if dtype.storage != "pyarrow":
         return pd.array(texts.to_pylist(), dtype=dtype)
@@ -239,8 +258,8 @@ def _real_of(values: NDArray[np.float64], fact: NDArray[np.uint32]) -> Any:
     if null.all():
         return pd.arrays.FloatingArray(np.zeros(len(fact)), np.ones(len(fact), dtype=bool))
     if not null.any():
-        return _real(values[fact])
-    return pd.arrays.FloatingArray(np.where(null, 0.0, values)[fact], null[fact])
+        return _real(_looked_up(values, fact))
+    return pd.arrays.FloatingArray(_looked_up(np.where(null, 0.0, values), fact), null[fact])
 
 
 def _whole(values: NDArray[np.int64]) -> Any:
@@ -260,4 +279,4 @@ def _whole_of(values: NDArray[np.int64], fact: NDArray[np.uint32]) -> Any:
         return pd.arrays.IntegerArray(
             np.zeros(len(fact), dtype=np.int64), np.ones(len(fact), dtype=bool)
         )
-    return _whole(values[fact])
+    return _whole(_looked_up(values, fact))
