@@ -39,6 +39,7 @@ from claude_pm.recording.task_time import TaskTime
 from claude_pm.recording.thread_clocks import cpu_ns
 from claude_pm.recording.thread_time import IDLE_NS, Interruption, Sight, ThreadTime
 from claude_pm.recording.thread_use import waits_of_this_thread
+from claude_pm.recording.threads_at_rest import ThreadsAtRest
 from claude_pm.recording.tick_timer import TickTimer, make_timer
 
 INTERVAL_S = 0.0025
@@ -53,12 +54,8 @@ _FREE_NS, _TASKS_PARTS = 40_000, 320
 _NOTED_NS, _RAN_ON = 100_000_000, 0.95
 # Where code runs on, looks at all tasks, which wait for it, are at least so far apart.
 _TASKS_APART_NS = 20_000_000
-# A thread that uses so much of the time competes with others; less than that is a brief turn, as
-# one of the thread that reads the memory.
-_COMPETES, _BRIEF = 0.03, 0.1
-# Other threads that together used less than this since they were looked at have not run: to wake up
-# takes more, and two clocks are not read at once.
-_FEW_NS = 3_000
+# A thread that uses so much of the time competes with others.
+_COMPETES = 0.03
 # What switching between threads more often than Python's 5 ms costs, about a tenth of the time at
 # 1 ms, is paid only where threads compete.
 _LATE, _SWITCH_S = 2, 0.001
@@ -112,10 +109,7 @@ class StackSampler:
         # how often it had waited when all threads were; and until when to note it is enough.
         self._noted_ns = self._cpu_ns = self._took_ns = self._waits = self._noted_until_ns = 0
         self._contenders = 0
-        # Whether all other threads waited when they were looked at last, their CPU time then and
-        # at the last whole look, and until when they have used none since.
-        self._others_rest = False
-        self._others_ns = self._others_now_ns = self._rested_ns = 0
+        self._others = ThreadsAtRest()
         # Signals' handlers run in the main thread alone.
         self._interrupted_ident = threading.main_thread().ident or 0
         self._held_up_ns = self._own_ns = self._ticks = self._missed = self._failed = 0
@@ -243,7 +237,8 @@ class StackSampler:
             else:
                 waits = waits_of_this_thread()
                 waited, self._waits = waits != self._waits, waits
-                turns_ns = self._turns_of_others(now_ns)
+                seen_ns = max(self._last_at_all.now_ns, self._others.until_ns)
+                turns_ns = self._others.turns_ns(now_ns - seen_ns)
                 if waited and not self._ran_on(now_ns, used_ns + turns_ns):
                     missed_ns = now_ns - self._noted_ns - (used_ns + turns_ns - self._cpu_ns)
                 self._note(now_ns, used_ns, interrupted, may_have_waited=waited)
@@ -317,8 +312,7 @@ class StackSampler:
         if not is_noted:
             self._follow(now_ns, self._took_ns)
         running = self._running_tasks()
-        if is_noted and self._others_still_rest():
-            self._rested_ns = now_ns
+        if is_noted and self._others.wait_on(now_ns):
             # Nobody but this thread.
             self._contenders, self._runs = 1, self._threads[self._interrupted_ident].running
         else:
@@ -332,36 +326,13 @@ class StackSampler:
             spent_ns += thread_time_ns() - begun_ns
             self._tasks_cost_ns += (spent_ns - self._tasks_cost_ns) / 4
 
-    def _turns_of_others(self, now_ns: int) -> int:
-        """Return for how long other threads may have kept this one waiting for their turns.
-
-        That is their CPU time since the last whole look, where it is little; much of it may be of
-        threads that need no interpreter, and run beside this one.
-        """
-        before_ns, self._others_now_ns = self._others_now_ns, process_time_ns() - thread_time_ns()
-        turns_ns = self._others_now_ns - before_ns
-        since_ns = now_ns - max(self._last_at_all.now_ns, self._rested_ns)
-        return turns_ns if turns_ns < _BRIEF * since_ns else 0
-
-    def _others_still_rest(self) -> bool:
-        """Whether no other thread has run since all were looked at, and none was running then.
-
-        One clock for all of them costs a part of what it takes to look at each.
-        """
-        if self._others_rest and self._others_now_ns - self._others_ns < _FEW_NS:
-            return True
-        self._others_ns = self._others_now_ns
-        return False
-
     def _charge_rest_of_others(self) -> None:
         """Charge to other threads the time in which they were known to rest."""
         last = self._last_at_all
-        if self._rested_ns <= last.now_ns:
+        until_ns, pace = self._others.until_ns, self._pace
+        if until_ns <= last.now_ns:
             return
-        pace = self._pace
-        look = self._last_at_all = last.following(
-            self._rested_ns, pace.interval_ns, pace.longest_ns
-        )
+        look = self._last_at_all = last.following(until_ns, pace.interval_ns, pace.longest_ns)
         for ident, known in self._threads.items():
             if ident != self._interrupted_ident:
                 known.go_on_waiting(look.elapsed_ns)
@@ -474,7 +445,8 @@ class StackSampler:
     ) -> None:
         """Look at all threads; ``is_noted`` says that the interrupted one has been looked at."""
         here, self._contenders, self._runs = threading.get_ident(), 0, False
-        self._others_rest = self._knows_cpu
+        others = self._others
+        others.waited = self._knows_cpu
         frames = sys._current_frames()  # noqa: SLF001 - the documented way to see other threads
         # Not our own, which holds ``frames``: each look would be a cycle for the garbage collector,
         # and keep all that the interrupted code holds alive until it comes.
@@ -502,7 +474,7 @@ class StackSampler:
                 known.look(its_look, sight)
             self._contenders += known.used_ns > max(IDLE_NS, _COMPETES * look.elapsed_ns)
             self._runs = self._runs or known.running
-            self._others_rest = self._others_rest and (is_interrupted or known.rests)
+            others.waited = others.waited and (is_interrupted or known.rests)
         if len(self._threads) > len(frames):
             for ident in self._threads.keys() - frames.keys():
                 self._threads.pop(ident).end()
@@ -559,7 +531,7 @@ class StackSampler:
             if found.loop not in self._loops:
                 self._loops.add(found.loop)
                 # What its thread waits for is not the thread's own, it turns out.
-                self._others_rest = False
+                self._others.waited = False
         return found
 
     def _span_of_thread(self, ident: int, work: FrameType | None) -> Opened | None:
