@@ -10,6 +10,7 @@ import resource
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
@@ -231,7 +232,8 @@ class _EventLoop:
             asyncio.get_running_loop()
         except RuntimeError:
             self._runner = self._runner or asyncio.Runner()
-            self._runner.run(made())
+            # A runner's own context is that of its first run: of one sample for all.
+            self._runner.run(made(), context=copy_context())
             return
         if self._loop is None:
             self._loop = asyncio.new_event_loop()

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -21,6 +22,17 @@ from tests.new_memory import new_memory
 
 def nothing() -> None:
     """Take no time."""
+
+
+def run_experiment(
+    conditions: Mapping[str, Callable[[], Any]], *, running_loop: bool, **options: Any
+) -> claude_pm.Experiment:
+    """Run an experiment as a script does, or as a notebook, where a loop runs already."""
+
+    async def cell() -> claude_pm.Experiment:
+        return claude_pm.experiment(conditions, **options)
+
+    return asyncio.run(cell()) if running_loop else claude_pm.experiment(conditions, **options)
 
 
 class TestTurns:
@@ -146,6 +158,71 @@ class TestAwaited:
         steps = made.spans[made.spans["name"] == "step"]
         assert steps["parent_id"].tolist() == made.samples["span_id"].tolist()
         assert not any(thread.is_alive() for thread in threads)
+
+    @pytest.mark.parametrize("running_loop", [False, True])
+    @pytest.mark.parametrize("warmup", [0, 1])
+    @pytest.mark.parametrize("prepared", [False, True])
+    def test_each_sample_has_its_own(self, running_loop: bool, warmup: int, prepared: bool) -> None:
+        """Spans and tokens lie under the sample that they were made in, and samples beside it."""
+
+        async def work(tokens: int) -> None:
+            with claude_pm.span("chat", input_tokens=tokens):
+                await asyncio.sleep(0)
+
+        async def thousand() -> None:
+            await work(1000)
+
+        async def ready(_condition: str) -> None:
+            with claude_pm.span("ready", input_tokens=7):
+                await asyncio.sleep(0)
+
+        made = run_experiment(
+            {"a": lambda: work(1), "b": lambda: work(100), "c": thousand},
+            running_loop=running_loop,
+            repeat=2,
+            warmup=warmup,
+            before=ready if prepared else None,
+        )
+        samples = made.samples
+        tokens = samples["condition"].map({"a": 1, "b": 100, "c": 1000})
+        assert samples["input_tokens"].tolist() == tokens.tolist()
+        spans = made.spans
+        by_name = dict(iter(spans.groupby("name")))
+        assert by_name["chat"]["parent_id"].tolist() == samples["span_id"].tolist()
+        roots = by_name["sample"]
+        if prepared:
+            around = by_name["before_sample"]
+            assert by_name["ready"]["parent_id"].tolist() == around["span_id"].tolist()
+            assert around["parent_id"].isna().all()
+        assert roots["parent_id"].isna().all()
+        assert roots["trace_id"].is_unique
+
+    @pytest.mark.parametrize("running_loop", [False, True])
+    def test_generators_left_open(self, running_loop: bool) -> None:
+        """A generator that a sample leaves open is closed, and no other sample lies below it."""
+        kept = []
+
+        async def stream() -> AsyncIterator[int]:
+            with claude_pm.span("stream"):
+                yield 1
+                yield 2
+
+        async def work() -> None:
+            generator = stream()
+            kept.append(generator)
+            await anext(generator)
+            with claude_pm.span("step"):
+                await asyncio.sleep(0)
+
+        made = run_experiment({"a": work}, running_loop=running_loop, repeat=3, warmup=0)
+        spans = made.spans
+        streams = spans[spans["name"] == "stream"]
+        assert streams["parent_id"].tolist() == made.samples["span_id"].tolist()
+        assert streams["status"].tolist() == ["cancelled"] * 3
+        steps = spans[spans["name"] == "step"]
+        assert steps["parent_id"].tolist() == streams["span_id"].tolist()
+        assert spans.loc[spans["name"] == "sample", "parent_id"].isna().all()
+        assert made.samples["status"].tolist() == ["ok"] * 3
 
 
 class TestBefore:
