@@ -10,6 +10,7 @@ import resource
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent import futures
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -58,7 +59,8 @@ def experiment(
     thread of its own, the same for all samples.
 
     An error in a warm-up is raised at once. Later ones are recorded as failures, and the
-    experiment goes on. An interrupt ends the experiment and keeps what was measured until then.
+    experiment goes on; so does it where a condition ends as cancelled. An interrupt ends the
+    experiment and keeps what was measured until then.
 
     Args:
         conditions: what to call, by the name it is compared under.
@@ -205,8 +207,8 @@ class ExperimentSession:
         """Let the experiment go on after an error, which is recorded; but not in a warm-up."""
         try:
             yield
-        except Exception as error:
-            if turn.warmup:
+        except (Exception, asyncio.CancelledError) as error:
+            if turn.warmup or (isinstance(error, asyncio.CancelledError) and _is_being_cancelled()):
                 raise
             self._line.failed(turn.condition, error)
 
@@ -226,7 +228,14 @@ class _EventLoop:
         """Await what ``make`` returns; both happen in the loop."""
 
         async def made() -> None:
-            await make()
+            try:
+                await make()
+            except asyncio.CancelledError:
+                # A runner raises no KeyboardInterrupt where more than that cancelled the task.
+                task = asyncio.current_task()
+                while task is not None and task.cancelling() > 1:
+                    task.uncancel()
+                raise
 
         try:
             asyncio.get_running_loop()
@@ -245,8 +254,11 @@ class _EventLoop:
         try:
             # In turns: an interrupt as a wait is about to begin is only heeded when that is over.
             while not future.done():
-                with contextlib.suppress(TimeoutError):
+                with contextlib.suppress(TimeoutError, futures.CancelledError):
                     future.exception(timeout=_HEED_INTERRUPTS_S)
+            if future.cancelled():
+                # The future's own error is another class, which no span takes for cancelled.
+                raise asyncio.CancelledError
             future.result()
         except KeyboardInterrupt:
             future.cancel()
@@ -301,6 +313,14 @@ async def _end_tasks() -> None:
 
 async def _finish(awaitable: Awaitable[Any]) -> None:
     await awaitable
+
+
+def _is_being_cancelled() -> bool:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop runs here
+        return False
+    return task is not None and task.cancelling() > 0
 
 
 def _cpu_s() -> float:

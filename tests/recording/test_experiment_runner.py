@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 import claude_pm
 from claude_pm.errors import RecordingError
+from claude_pm.recording.experiment_runner import ExperimentSession
 from tests.new_memory import new_memory
 
 
@@ -295,6 +297,94 @@ class TestFailures:
             claude_pm.experiment({"a": nothing, "b": wrong})
         # And nothing stays behind that would forbid the next one.
         claude_pm.experiment({"a": nothing}, repeat=1, cpu="cprofile")
+
+    @pytest.mark.parametrize("running_loop", [False, True])
+    def test_cancelled(self, running_loop: bool) -> None:
+        """A condition that ends as cancelled has failed like any other: the rest is measured."""
+
+        def cancelled() -> None:
+            raise asyncio.CancelledError
+
+        async def cancelled_wait() -> None:
+            waited_for = asyncio.ensure_future(asyncio.sleep(30))
+            waited_for.cancel()
+            await waited_for
+
+        async def cancels_itself() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(30)
+
+        made = run_experiment(
+            {
+                "sync": cancelled,
+                "function": cancelled_wait,
+                "lambda": lambda: cancelled_wait(),  # noqa: PLW0108
+                "itself": cancels_itself,
+                "good": nothing,
+            },
+            running_loop=running_loop,
+            repeat=2,
+            warmup=0,
+        )
+        statuses = made.samples.groupby("condition")["status"].agg(list).to_dict()
+        assert statuses.pop("good") == ["ok"] * 2
+        assert statuses == dict.fromkeys(
+            ("sync", "function", "lambda", "itself"), ["cancelled"] * 2
+        )
+        assert made.meta["experiment"]["complete"]
+
+    @pytest.mark.parametrize("running_loop", [False, True])
+    def test_cancelled_in_the_warm_up(self, running_loop: bool) -> None:
+        """There it is raised, as the same class wherever the condition was awaited."""
+
+        async def cancelled() -> None:
+            raise asyncio.CancelledError
+
+        with pytest.raises(asyncio.CancelledError):
+            run_experiment({"a": cancelled}, running_loop=running_loop)
+
+    def test_cancelling_the_experiment(self) -> None:
+        """Whoever cancels the task that measures ends all of it, and not one sample."""
+        session = ExperimentSession(
+            ["a"], repeat=2, warmup=0, name="x", cpu=None, memory=None, seed=1
+        )
+
+        async def measure() -> None:
+            for turn in session.turns():
+                with session.recording_failures(turn), session.measuring(turn):
+                    await asyncio.sleep(0)
+
+        async def cancel() -> None:
+            task = asyncio.create_task(measure())
+            await asyncio.sleep(0)
+            task.cancel()
+            await task
+
+        session.start()
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(cancel())
+        assert session.stop().samples["status"].tolist() == ["cancelled"]
+
+    def test_interrupt_of_a_task_cancelled_before(self) -> None:
+        """An interrupt is one, even in a condition that was cancelled and went on."""
+        calls = []
+
+        async def stubborn() -> None:
+            calls.append(1)
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+            if len(calls) == 2:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                await asyncio.sleep(30)
+
+        made = claude_pm.experiment({"a": stubborn}, repeat=4, warmup=0)
+        assert made.meta["experiment"]["complete"] is False
+        assert made.samples["status"].tolist() == ["ok", "cancelled"]
 
     @pytest.mark.parametrize("awaited", [False, True])
     @pytest.mark.parametrize("running_loop", [False, True])
