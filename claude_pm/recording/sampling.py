@@ -15,6 +15,7 @@ interpreter for a callback on every call, which costs a fifth of the time; and i
 from __future__ import annotations
 
 import asyncio
+import inspect
 import signal
 import sys
 import threading
@@ -127,24 +128,29 @@ class StackSampler:
                 "Another profile samples this process already: end it first, or record this one "
                 "without CPU times (cpu=None, or --cpu none)."
             )
-        _active = self
-        self._recorder.thread_spans = {}
         self._switch_s = sys.getswitchinterval()
-        self._timer = make_timer(self._tick, self._pace.usual_ns)
-        self._process_cpu_ns = process_time_ns()
-        self._first_ns = perf_counter_ns()
-        self._last = self._last_at_all = self._last_at_tasks = Look(self._first_ns, 0, 0, 0)
-        with self._looking:
-            self._look(self._first_ns)
-        self._timer.start()
+        _active = self
+        try:
+            self._recorder.thread_spans = {}
+            self._timer = make_timer(self._tick, self._pace.usual_ns)
+            self._process_cpu_ns = process_time_ns()
+            self._first_ns = perf_counter_ns()
+            self._last = self._last_at_all = self._last_at_tasks = Look(self._first_ns, 0, 0, 0)
+            with self._looking:
+                self._look(self._first_ns)
+            self._timer.start()
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """End it, with a last look; safe to call twice."""
-        global _active
-        if _active is not self or self._timer is None:
+        global _active  # noqa: PLW0603 - as above
+        if _active is not self:
             return
-        self._timer.stop()
         try:
+            if self._timer is not None:
+                self._timer.stop()
             with self._looking:
                 # Who is about to look, in another thread, comes too late.
                 _active, self._noted_until_ns = None, 0
@@ -153,9 +159,10 @@ class StackSampler:
         except Exception as error:  # noqa: BLE001 - the profile has more than samples
             self._fail(error)
         finally:
+            _active = None
             sys.setswitchinterval(self._switch_s)
             for thread in self._threads.values():
-                thread.end()
+                thread.end(0)
             for task in self._tasks.values():
                 task.settle()
             self._process_cpu_ns = process_time_ns() - self._process_cpu_ns
@@ -390,7 +397,7 @@ class StackSampler:
             return
         notes, self._notes = self._notes, []
         self._ticks += len(notes)
-        known = self._thread(self._interrupted_ident)
+        known = self._thread(self._interrupted_ident, self._last)
         for now_ns, used_ns, took_ns, waited, codes, span, task, place, loop in notes:
             if now_ns <= self._last.now_ns:
                 # The next one, or the thread that watches, came before it was done.
@@ -404,11 +411,13 @@ class StackSampler:
             )  # fmt: skip
             known.look(look, sight, used_ns if self._knows_cpu else None, waited=waited)
 
-    def _thread(self, ident: int) -> ThreadTime:
+    def _thread(self, ident: int, look: Look) -> ThreadTime:
         # Not threading.enumerate(), whose lock the interrupted code may hold.
         threads: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined] # noqa: SLF001
         thread, known = threads.get(ident), self._threads.get(ident)
         if known is None or known.thread is not thread:
+            if known is not None:
+                known.end(look.half_ns)  # a new thread may get the ident of one that has ended
             known = ThreadTime(ident, thread, self._charges, self._interruption)
             self._threads[ident] = known
         return known
@@ -438,6 +447,8 @@ class StackSampler:
             ident = _thread_of(loop)
             if ident:
                 found[ident] = current_task(loop)
+            elif loop.is_closed():
+                self._loops.discard(loop)
         return found
 
     def _look_at_threads(
@@ -452,7 +463,7 @@ class StackSampler:
         # and keep all that the interrupted code holds alive until it comes.
         frames[here] = sys._getframe(1)  # noqa: SLF001
         for ident, frame in frames.items():
-            known = self._thread(ident)
+            known = self._thread(ident, look)
             if known.name.startswith(_OURS):
                 continue
             is_interrupted = ident == self._interrupted_ident
@@ -477,9 +488,9 @@ class StackSampler:
             others.waited = others.waited and (is_interrupted or known.rests)
         if len(self._threads) > len(frames):
             for ident in self._threads.keys() - frames.keys():
-                self._threads.pop(ident).end()
+                self._threads.pop(ident).end(look.half_ns)
         is_late = self._last.elapsed_ns > _LATE * self._pace.interval_ns
-        if is_late and self._contenders > 1:
+        if here != self._interrupted_ident or (is_late and self._contenders > 1):
             # Threads that want the interpreter's lock keep each other waiting, and us.
             sys.setswitchinterval(min(self._switch_s, _SWITCH_S))
 
@@ -547,7 +558,8 @@ class StackSampler:
 
 
 _active: StackSampler | None = None
-_WORK = pool_threads._WorkItem.run.__code__  # noqa: SLF001
+# The cProfile of another profile may be around it.
+_WORK = inspect.unwrap(pool_threads._WorkItem.run).__code__  # noqa: SLF001
 
 
 def _codes_of(
@@ -569,7 +581,7 @@ def _codes_of(
 
 def _is_of_signal_handler(error: Exception) -> bool:
     """Whether an error was raised in a signal's handler, which may run in whatever code of ours."""
-    handlers = {signal.getsignal(number) for number in signal.valid_signals()}
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
     codes = {getattr(getattr(one, "__func__", one), "__code__", None) for one in handlers}
     return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
 

@@ -65,6 +65,7 @@ class _Undecided(NamedTuple):
     ran_ns: int
     rest_ns: int
     cpu_ns: int
+    half_ns: int
 
 
 class _Split(NamedTuple):
@@ -169,9 +170,16 @@ class ThreadTime:
         if self._cpu_ns is not None:
             self._looking_ns = cpu_now_ns - self._cpu_ns
 
-    def end(self) -> None:
-        """Charge what is still open, when the thread or the recording has ended."""
+    def end(self, went_on_ns: int) -> None:
+        """Charge what is still open, when the thread or the recording has ended.
+
+        It ``went_on_ns`` after the last look, mostly: with what it did then, for all that is known.
+        """
         self._decide(runs=not self.running)
+        before = self._before
+        if before is not None and not before.is_idle_loop:
+            state, used_ns = (RUNNING, went_on_ns) if self.running else (WAITING, 0)
+            self._add(before, state, went_on_ns, used_ns)
 
     def give(self, tasks: list[Whom], now_ns: int) -> None:
         """Charge what an idle loop ran between looks to the tasks that went on meanwhile."""
@@ -211,8 +219,9 @@ class ThreadTime:
                 self._keep(look, now, used_ns)
             self.running = False
         elif before is None:
-            # Begun since the last look: how long before it, only its CPU time can say.
+            # Begun since the last look, mostly half of the interval ago; its CPU time may say more.
             self._add(now, RUNNING, ran_ns, used_ns)
+            self._add(now, WAITING, max(0, look.half_ns - ran_ns), 0)
             self.running = True
         elif before.is_idle_loop and now.is_loop and now.whom.stack.runs is not False:
             self._wake_up(before, now, look, ran_ns)
@@ -231,7 +240,9 @@ class ThreadTime:
             self._add(now, RUNNING, ran_ns - half_ns, ran_ns - half_ns)
             self.running = True
         else:
-            self._undecided = _Undecided(before, now, ran_ns, elapsed_ns - ran_ns, used_ns)
+            self._undecided = _Undecided(
+                before, now, ran_ns, elapsed_ns - ran_ns, used_ns, look.half_ns
+            )
             if now.task is not None:
                 # All of it will be charged to the task, though it is not said yet where.
                 now.task.ran_ns += elapsed_ns
@@ -335,7 +346,7 @@ class ThreadTime:
         """
         if self._undecided is None:
             return
-        before, now, ran_ns, rest_ns, used_ns = self._undecided
+        before, now, ran_ns, rest_ns, used_ns, half_ns = self._undecided
         self._undecided = None
         # The task has been told.
         before, now = before._replace(task=None), now._replace(task=None)
@@ -350,10 +361,11 @@ class ThreadTime:
         elif runs and not self.running:
             waited = before
         elif runs:
-            half_ns = ran_ns // 2
-            self._add(before, RUNNING, half_ns, used_ns // 2)
+            half_ns = min(half_ns, ran_ns // 2)
+            used_first_ns = used_ns * half_ns // ran_ns if ran_ns else 0
+            self._add(before, RUNNING, half_ns, used_first_ns)
             ran_ns -= half_ns
-            used_ns -= used_ns // 2
+            used_ns -= used_first_ns
         self._add(ran, RUNNING, ran_ns, used_ns)
         if ran is not waited:
             # Where threads share the interpreter's lock, to run is to wait for it too.

@@ -15,7 +15,9 @@ begun to wait.
 
 Where there is no such timer, or the profiled code does not run in the main thread, a thread looks.
 It looks too while the main thread cannot, being in code that neither runs Python nor is
-interrupted.
+interrupted, as when it waits for another thread's lock. Such a thread must not wake up in vain: it
+would have to take the interpreter lock each time to see that. So the kernel wakes it, by a timer
+that each look of the main thread puts off.
 """
 
 from __future__ import annotations
@@ -23,13 +25,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import os
 import random
 import signal
 import sys
 import threading
 import time
+from asyncio import AbstractEventLoop, _get_running_loop
 from collections.abc import Callable
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Protocol
 
 Tick = Callable[[FrameType | None, int], bool]
@@ -44,12 +48,11 @@ SPREAD = 0.5
 """By so much of the mean intervals are shorter or longer, evenly."""
 # A timer set to nothing is off.
 _LEAST_NS = 10_000
-_WATCH_S = 0.05
 # Code whose CPU time counts and that begins to wait is looked at after so many intervals at most.
 _BEGAN_TO_WAIT = 3
 _UNKNOWN = -1
-# A look that is this many intervals late will not come by itself.
-_OVERDUE = 5
+# A look of the main thread that is so late will not come by itself; else it is over by then.
+_LATE_NS = 500_000
 
 # Times need no secrecy; a generator of our own leaves the user's seeds alone.
 _random = random.Random()  # noqa: S311
@@ -120,28 +123,49 @@ class _SignalTimer:
         self._put_off_ns = 0
         # What the timers are set to; made once, as that takes longer than to set them.
         self._once, self._wait, self._every = _Interval(), _Interval(), _Interval()
-        self._once_at, self._wait_at, self._every_at = map(
-            ctypes.byref, (self._once, self._wait, self._every)
+        self._late, self._later, self._now = _Interval(), _Interval(), _Interval(first_ns=1)
+        self._once_at, self._wait_at, self._every_at, self._late_at, self._later_at = map(
+            ctypes.byref, (self._once, self._wait, self._every, self._late, self._later)
         )
         self._libc: Any = ctypes.CDLL(None, use_errno=True)
         self._settime: Any = self._libc.timer_settime
+        self._settime_of_file: Any = self._libc.timerfd_settime
         self._signal = _free_signal()
         self._before: Any = None
         self._running = False
-        self._over = threading.Event()
+        # The last look when the watcher was told by when to expect the next.
+        self._awaited_ns = 0
         self._watcher = threading.Thread(target=self._watch, name="claude_pm-sampler", daemon=True)
         self._kernels_tick_ns = int(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e9)
-        self._timer = self._made(_CLOCK_MONOTONIC)
-        self._cpu_timer = self._made(_CLOCK_THREAD_CPUTIME_ID)
+        self._timers: list[ctypes.c_void_p] = []
+        try:
+            self._timer = self._made(_CLOCK_MONOTONIC)
+            self._cpu_timer = self._made(_CLOCK_THREAD_CPUTIME_ID)
+            self._late_file = self._checked(
+                self._libc.timerfd_create(_CLOCK_MONOTONIC, os.O_CLOEXEC)
+            )
+        except OSError:
+            self._delete_timers()
+            raise
 
     def _made(self, clock: int) -> ctypes.c_void_p:
         timer = ctypes.c_void_p()
         event = _Event(
             signal=self._signal, notify=_SIGEV_THREAD_ID, thread_id=threading.get_native_id()
         )
-        if self._libc.timer_create(clock, ctypes.byref(event), ctypes.byref(timer)) != 0:
-            raise OSError(ctypes.get_errno(), "no timer can be had")
+        self._checked(self._libc.timer_create(clock, ctypes.byref(event), ctypes.byref(timer)))
+        self._timers.append(timer)
         return timer
+
+    @staticmethod
+    def _checked(result: int) -> int:
+        if result < 0:
+            raise OSError(ctypes.get_errno(), "no timer can be had")
+        return result
+
+    def _delete_timers(self) -> None:
+        while self._timers:
+            self._libc.timer_delete(self._timers.pop())
 
     def start(self) -> None:
         self._before = signal.signal(self._signal, self._interrupted)
@@ -153,19 +177,27 @@ class _SignalTimer:
         self._watcher.start()
 
     def stop(self) -> None:
+        self._delete_timers()
         if not self._running:
+            if self._watcher.ident is None and self._late_file >= 0:
+                os.close(self._late_file)
+                self._late_file = -1
             return
         self._running = False
-        self._libc.timer_delete(self._timer)
-        self._libc.timer_delete(self._cpu_timer)
-        self._over.set()
-        self._watcher.join()
-        # Another thread may end the recording; it cannot give the signal back. Left behind, the
-        # handler does nothing.
-        if threading.current_thread() is threading.main_thread():
-            # Not to the default at once, which is to end the process.
-            signal.signal(self._signal, signal.SIG_IGN)
-            signal.signal(self._signal, self._before)
+        try:
+            self._settime_of_file(self._late_file, 0, ctypes.byref(self._now), None)
+            self._watcher.join()
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                self._give_signal_back()
+            else:
+                # It can only be given back in the main thread: by the handler.
+                signal.pthread_kill(threading.main_thread().ident or 0, self._signal)
+
+    def _give_signal_back(self) -> None:
+        # Not to the default at once, which is to end the process.
+        signal.signal(self._signal, signal.SIG_IGN)
+        signal.signal(self._signal, self._before)
 
     def _arm(self) -> None:
         """Set the timers; anew, if the handler of another signal has come between and set them."""
@@ -183,6 +215,7 @@ class _SignalTimer:
             else:
                 self._once.first_ns = max(_LEAST_NS, int(self.interval_ns * _share(self.spread)))
                 self._settime(self._timer, 0, self._once_at, None)
+                self._expect_look(self._once.first_ns)
             if self._arms == arms:
                 return
             self._every_ns = _UNKNOWN
@@ -191,10 +224,21 @@ class _SignalTimer:
         """Let the timer of real time wait until the code has begun to wait, if it does."""
         self._put_off_ns = self._last_ns
         self._settime(self._timer, 0, self._wait_at, None)
+        self._expect_look(self._wait.first_ns)
+
+    def _expect_look(self, within_ns: int) -> None:
+        """Have the watcher look if this thread has not done so by then."""
+        self._awaited_ns = self._last_ns
+        self._late.first_ns = within_ns + _LATE_NS
+        self._settime_of_file(self._late_file, 0, self._late_at, None)
 
     def _interrupted(self, _signal: int, frame: FrameType | None) -> None:
         if not self._running:
+            self._give_signal_back()
             return
+        loop = _get_running_loop()
+        if loop is not None and getattr(loop, "_signal_handlers", None):
+            _take_back(self._signal, loop)
         now_ns = time.perf_counter_ns()
         if now_ns - self._last_ns < self._every_ns // 2:
             # One timer goes off soon after the other.
@@ -211,13 +255,32 @@ class _SignalTimer:
                 self._put_off()
 
     def _watch(self) -> None:
-        wait_s = _WATCH_S
-        while not self._over.wait(wait_s):
-            now_ns = time.perf_counter_ns()
-            overdue = now_ns - self._last_ns > _OVERDUE * self.interval_ns
-            if overdue:
-                self._tick(None, now_ns)
-            wait_s = self.interval_ns / 1e9 if overdue else _WATCH_S
+        try:
+            while os.read(self._late_file, 8) and self._running:
+                last_ns = self._last_ns
+                if last_ns != self._awaited_ns or _runs(_INTERRUPTED, threading.main_thread()):
+                    continue  # it looks in this moment
+                self._tick(None, time.perf_counter_ns())
+                if last_ns == self._last_ns:
+                    self._later.first_ns = self.interval_ns
+                    self._settime_of_file(self._late_file, 0, self._later_at, None)
+        finally:
+            os.close(self._late_file)
+
+
+_INTERRUPTED = _SignalTimer._interrupted.__code__  # noqa: SLF001
+
+
+def _runs(code: CodeType, thread: threading.Thread) -> bool:
+    """Whether that is among the last things which the thread was called to do."""
+    frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001
+    for _ in range(4):
+        if frame is None:
+            return False
+        if frame.f_code is code:
+            return True
+        frame = frame.f_back
+    return False
 
 
 class _ThreadTimer:
@@ -260,6 +323,22 @@ def _share(spread: float) -> float:
 
 
 _SWITCH_S = 0.0005
+
+
+def _take_back(number: int, loop: AbstractEventLoop) -> None:
+    """Take the bytes that tell of our signal from a loop that listens to signals.
+
+    The interpreter writes one for each signal that it handles, and each would wake the loop up; if
+    it is busy they fill its socket, and a signal that it waits for is lost.
+    """
+    # As asyncio's own loops hold them.
+    reader, writer = getattr(loop, "_ssock", None), getattr(loop, "_csock", None)
+    if reader is None or writer is None:
+        return
+    with contextlib.suppress(BlockingIOError, InterruptedError):
+        others = reader.recv(4096).replace(bytes([number]), b"")
+        if others:
+            writer.send(others)
 
 
 def _free_signal() -> int:

@@ -23,6 +23,7 @@ import claude_pm
 from claude_pm.errors import RecordingError
 from claude_pm.profiles import Profile, schema
 from claude_pm.recording import ProfileSession, profile, sampling
+from claude_pm.recording.recorder import Recorder
 from claude_pm.recording.sampling import StackSampler
 from claude_pm.recording.task_stacks import live_tasks
 
@@ -123,7 +124,8 @@ class TestWhom:
         took_s: list[float] = []
 
         def stands_still(loops: set[asyncio.AbstractEventLoop]) -> list[weakref.ref[Any]]:
-            if begun and not took_s:
+            # In a look of the thread that waits: it cannot go on meanwhile.
+            if begun and not took_s and threading.current_thread() is threading.main_thread():
                 begun_s = time.perf_counter()
                 time.sleep(5 * WAIT_S)
                 took_s.append(time.perf_counter() - begun_s)
@@ -407,6 +409,15 @@ print(round(ran["cpu_s"].sum(), 1))
         assert done.stdout.strip() == "0.3", done.stderr
 
 
+class _Unhashable:
+    """Handles a signal."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self, *_: object) -> None:
+        pass
+
+
 class TestLeavesNothing:
     """Sampling changes nothing that stays."""
 
@@ -441,6 +452,44 @@ class TestLeavesNothing:
             await asyncio.sleep(0.02)
             assert not list(held)
         gc.collect()
+
+    def test_loops_live_no_longer(self) -> None:
+        """An event loop that is closed goes, though the profile goes on."""
+        loops = weakref.WeakSet[asyncio.AbstractEventLoop]()
+
+        async def uses_loop() -> None:
+            loops.add(asyncio.get_running_loop())
+            await asyncio.sleep(0.02)
+
+        with sample():
+            for _ in range(5):
+                asyncio.run(uses_loop())
+            burn()
+            gc.collect()
+            assert not list(loops)
+
+    @pytest.mark.parametrize("amid", ["make_timer", "StackSampler._look", "threading.Thread.join"])
+    def test_interrupted_as_it_begins_or_ends(
+        self, amid: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """After a Ctrl-C in its own beginning or end all is as before, and it can begin anew."""
+
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        handlers = [signal.getsignal(number) for number in range(1, signal.NSIG - 1)]
+        sampler = StackSampler(Recorder())
+        begins = amid != "threading.Thread.join"
+        if not begins:
+            sampler.start()
+        with monkeypatch.context() as patched:
+            patched.setattr(f"claude_pm.recording.sampling.{amid}", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                (sampler.start if begins else sampler.stop)()
+        assert [signal.getsignal(number) for number in range(1, signal.NSIG - 1)] == handlers
+        with sample() as recorded:
+            burn()
+        assert not rows_of(recorded, "burn").empty
 
     def test_locals_live_no_longer(self) -> None:
         """What a function holds goes when it returns, and not when the garbage collector comes."""
@@ -513,12 +562,14 @@ class TestLeavesNothing:
         looks = itertools.count()
         monkeypatch.setattr(sampling, "opened_here", opened_here)
         before = signal.signal(signal.SIGUSR1, handler)
+        before_2 = signal.signal(signal.SIGUSR2, _Unhashable())
         try:
             with sample() as recorded:
                 with pytest.raises(TimeoutError):
                     burn(10)
                 burn(0.05)
         finally:
+            signal.signal(signal.SIGUSR2, before_2)
             signal.signal(signal.SIGUSR1, before)
         assert next(looks) > 22
         assert recorded.meta["overhead"]["sampler"]["failed_ticks"] > 20

@@ -77,9 +77,9 @@ class Thread:
         """Let the last look have used so much of its CPU time."""
         self._time.note_looking(self._cpu_ns + took_ns)
 
-    def end(self) -> None:
-        """Charge what is open."""
-        self._time.end()
+    def end(self, went_on_ns: int = 0) -> None:
+        """Charge what is open; it mostly went on for so long."""
+        self._time.end(went_on_ns)
 
 
 def test_interrupted_wait_is_no_work() -> None:
@@ -195,3 +195,15 @@ def test_what_a_task_does_first_and_last() -> None:
     thread.end()
     assert thread.cpu["prepares"] == pytest.approx(4000 * 2 * edge_ns, rel=0.12)
     assert thread.cpu["burns"] == pytest.approx(4000 * burn_ns, rel=0.01)
+
+
+@pytest.mark.parametrize(("used_ns", "rest"), [(0, "waiting"), (5 * MS, "running")])
+def test_before_its_first_look_and_after_its_last(used_ns: int, rest: str) -> None:
+    """A thread that begins and ends between looks is taken to have been there half of the time."""
+    thread = Thread()
+    thread.look(sleeps, 7, after_ns=10 * MS, used_ns=used_ns)
+    assert thread.charged["sleeps", rest] == 5 * MS
+    thread.look(sleeps, 7, after_ns=10 * MS, used_ns=2 * used_ns)
+    thread.end(went_on_ns=5 * MS)
+    assert thread.charged["sleeps", rest] == 20 * MS
+    assert sum(thread.charged.values()) == 20 * MS

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -10,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from claude_pm.recording.tick_timer import make_timer
+from claude_pm.recording.tick_timer import _free_signal, make_timer
 
 
 def work() -> None:
@@ -117,3 +121,70 @@ def test_goes_on_if_it_is_set_twice_at_once() -> None:
     finally:
         timer.stop()
     assert sum(interrupted is not None for interrupted in looks) > 5
+
+
+def test_looks_while_a_lock_is_waited_for() -> None:
+    """It looks while the main thread waits for another one, which no signal ends."""
+    looks = []
+
+    def tick(interrupted: FrameType | None, _now_ns: int) -> bool:
+        looks.append(interrupted)
+        return True
+
+    over = threading.Lock()
+    over.acquire()
+
+    def works() -> None:
+        limit = time.monotonic() + 10
+        while len(looks) < 20 and time.monotonic() < limit:
+            time.sleep(0.001)
+        over.release()
+
+    timer = make_timer(tick, 2_000_000)
+    timer.start()
+    try:
+        threading.Thread(target=works).start()
+        over.acquire()
+        assert len(looks) >= 20
+    finally:
+        timer.stop()
+
+
+def test_a_loop_that_listens_to_signals() -> None:
+    """However often it looks while the loop is busy, what the loop listens to is not lost."""
+    looks = []
+
+    def tick(interrupted: FrameType | None, _now_ns: int) -> bool:
+        looks.append(interrupted)
+        return True
+
+    async def listens() -> None:
+        told = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, told.set)
+        limit = time.monotonic() + 20
+        while len(looks) < 1500 and time.monotonic() < limit:
+            work()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await asyncio.wait_for(told.wait(), 10)
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR1)
+
+    timer = make_timer(tick, 200_000)
+    timer.start()
+    try:
+        asyncio.run(listens())
+    finally:
+        timer.stop()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there signals interrupt to look")
+def test_ended_by_another_thread() -> None:
+    """The signal is free again, though only the main thread can give it back."""
+    before = _free_signal()
+    timer = make_timer(lambda _frame, _now_ns: True, 2_000_000)
+    timer.start()
+    assert _free_signal() != before
+    thread = threading.Thread(target=timer.stop)
+    thread.start()
+    thread.join()
+    work_until(time.monotonic() + 0.01)
+    assert _free_signal() == before

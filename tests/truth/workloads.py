@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -211,6 +212,39 @@ def executor_threads(truth: Truth) -> None:
             future.result()
 
 
+def jobs_waited_for(truth: Truth) -> None:
+    """Short jobs in other threads, one at a time, for which the main thread waits."""
+
+    def job() -> None:
+        burn_a(truth, 0.01)
+        block(truth, 0.02)
+
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(40):
+            pool.submit(job).result()
+    for _ in range(20):
+        thread = threading.Thread(target=job)
+        thread.start()
+        thread.join()
+
+
+def loop_of_another_thread(truth: Truth) -> None:
+    """Coroutines that an event loop in another thread runs, for which the main thread waits."""
+
+    async def coroutine() -> None:
+        burn_a(truth, 0.01)
+        await wait_a(truth, 0.02)
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    for _ in range(50):
+        asyncio.run_coroutine_threadsafe(coroutine(), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
 def cancellation_and_exceptions(truth: Truth) -> None:
     """Work and waiting that end with an exception, and waits that are cancelled."""
 
@@ -284,6 +318,8 @@ WORKLOADS: dict[str, Callable[[Truth], None]] = {
     "awaits mixed with CPU": awaits_and_cpu,
     "gather of concurrent tasks": gathered_tasks,
     "executor threads": executor_threads,
+    "jobs waited for": jobs_waited_for,
+    "loop of another thread": loop_of_another_thread,
     "cancellation and exceptions": cancellation_and_exceptions,
     "async generators": async_generators,
     "subprocesses": subprocesses,
