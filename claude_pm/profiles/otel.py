@@ -102,7 +102,6 @@ def from_genai(
     for old, new in OLD_NAMES.items():
         if old in rest:
             rest.setdefault(new, rest.pop(old))
-            rest.pop(old, None)
     operation = rest.get(OPERATION)
     columns: dict[str, Any] = {}
     _take(rest, columns, {"agent": AGENT, **PLACE_NAMES}, _is_place)
