@@ -16,12 +16,16 @@ for each thread as a whole, and taken out of its Python functions.
 Nothing stays behind when the recording ends, but for this: on Python 3.11 a thread's profiler can
 be disabled by that thread alone. A thread that outlives the recording keeps it until it ends, or,
 in a pool, until its present piece of work ends; what it does after the recording is in no table.
+
+There a thread has one profiler, too: one that the code itself begins takes the place of this one,
+and that is said. From Python 3.12 on the code's ``cProfile`` is refused.
 """
 
 from __future__ import annotations
 
 import cProfile
 import functools
+import logging
 import sys
 import threading
 from collections import defaultdict
@@ -36,7 +40,16 @@ from claude_pm.recording.call_counts import call_rows
 from claude_pm.recording.instrument import RenameFile, Rows
 from claude_pm.recording.thread_use import ThreadUse
 
+logger = logging.getLogger("claude_pm.recording")
+
 _OURS = "claude_pm"
+_LOST = (
+    "calls: another profiler (cProfile, %prun or sys.setprofile) took its place in the recorded "
+    "code, so what that thread called from then on is not counted, and its time is charged to "
+    "calls that were open; leave the other one out, or record with cpu='sample'."
+)
+# Such a call is one that cProfile does not see.
+_profiler_of_this_thread: Callable[[], object] = functools.partial(sys.getprofile)
 
 
 class CpuProfiler:
@@ -55,6 +68,7 @@ class CpuProfiler:
         self._uses: dict[cProfile.Profile, ThreadUse] = defaultdict(ThreadUse)
         self._read: list[tuple[Any, ThreadUse]] = []
         self._ident = 0
+        self._displaced = False
         # By thread: the profile that its calls go to now. Read on each call, since Python 3.12.
         self._counted: dict[int, cProfile.Profile] = {}
 
@@ -83,12 +97,15 @@ class CpuProfiler:
         """Stop counting; safe to call twice."""
         if not self._enabled:
             return
+        is_own_thread = get_ident() == self._ident
         if sys.version_info >= (3, 12):
             self._counted.clear()
             _end_monitoring()
         else:
+            if is_own_thread and _profiler_of_this_thread() is not self._first:
+                self._displaced = True
             self._first.disable()
-        if get_ident() == self._ident:
+        if is_own_thread:
             self._uses[self._first].end()
         with self._lock:
             self._enabled = False
@@ -100,10 +117,12 @@ class CpuProfiler:
             use = self._uses[profile] if profile is self._first else ThreadUse(known=False)
             self._read.append((profile.getstats(), use))
             self._profiles.remove(profile)
+        if self._displaced:
+            logger.warning("cProfile lost %s", _LOST)
 
     def overhead(self) -> dict[str, Any]:
-        """Return nothing: how much cProfile slows down depends on the code, and is not measured."""
-        return {}
+        """Return whether calls were lost, in words; what counting cost is not measured."""
+        return {"cprofile": {"lost": _LOST}} if self._displaced else {}
 
     def tables(self, rename_file: RenameFile) -> dict[str, Rows]:
         """Return the rows of ``functions`` and of ``callers``, machinery left out."""
@@ -161,6 +180,9 @@ class CpuProfiler:
             try:
                 work(*arguments)
             finally:
+                # When the recording has ended it may be another profiler's turn.
+                if self._enabled and _profiler_of_this_thread() is not profile:
+                    self._displaced = True
                 profile.disable()
 
     def _take_profile(self) -> cProfile.Profile:

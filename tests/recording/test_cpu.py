@@ -758,6 +758,18 @@ class TestThreads:
         assert "run" not in vars(thread)
 
 
+def inner_cprofile() -> None:
+    """Profile a little, as ``%prun`` does."""
+    cProfile.Profile().runcall(leaf, 1)
+
+
+def inner_hook() -> None:
+    """Set a profiler of one's own for a while."""
+    sys.setprofile(lambda *_: None)
+    leaf(1)
+    sys.setprofile(None)
+
+
 def nothing_is_left() -> None:
     """Check that no profiler, and no function of ours in Python's place, stayed behind."""
     assert sys.getprofile() is None
@@ -841,3 +853,83 @@ class TestSecondProfiler:
         with profile("second") as second:
             leaf(1)
         assert function(second.functions, "leaf")["calls"] == 1
+
+
+class TestDisplaced:
+    """Recorded code that begins a profiler of its own."""
+
+    @pytest.mark.skipif(sys.version_info >= (3, 12), reason="both go on, or the second is refused")
+    @pytest.mark.parametrize("other", [inner_cprofile, inner_hook])
+    @pytest.mark.parametrize("where", ["here", "in a pool", "in a thread"])
+    def test_said(
+        self, other: Callable[[], None], where: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Where ours lost its place, a sentence says what is missing and what to do."""
+
+        def work() -> None:
+            leaf(1)
+            other()
+            leaf(1)
+            leaf(1)
+
+        with profile(memory=None) as recorded:
+            if where == "here":
+                work()
+            elif where == "in a pool":
+                with ThreadPoolExecutor(1) as pool:
+                    pool.submit(work).result()
+            else:
+                thread = threading.Thread(target=work)
+                thread.start()
+                thread.join()
+        assert function(recorded.functions, "leaf")["calls"] == 1
+        (said,) = caplog.messages
+        assert "another profiler" in said
+        assert "cpu='sample'" in said
+        assert said.endswith(recorded.meta["overhead"]["cprofile"]["lost"])
+        nothing_is_left()
+
+    def test_not_said(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Not of threads, of profiles in one another, of a thread that is another profiler's.
+
+        Nor of what a thread does that outlives the recording.
+        """
+        began, end = threading.Event(), threading.Event()
+
+        def outlives() -> None:
+            began.set()
+            end.wait()
+            if sys.version_info < (3, 12):
+                inner_cprofile()
+
+        session = CpuProfiler()
+        session.start()
+        with ThreadPoolExecutor(2) as pool:
+            assert list(pool.map(branch, [1] * 4)) == [branch(1)] * 4
+        worker = Worker()
+        worker.start()
+        worker.join()
+        with profile("inner", cpu="sample"), pytest.raises(RecordingError), profile("second"):
+            pass
+        hooked = threading.Thread(target=inner_hook)
+        threading.setprofile(lambda *_: None)
+        try:
+            hooked.start()
+            hooked.join()
+        finally:
+            threading.setprofile(None)
+        if sys.version_info >= (3, 12):
+            inner_hook()
+            with pytest.raises(ValueError, match="already active"):
+                inner_cprofile()
+        late = threading.Thread(target=outlives)
+        late.start()
+        began.wait()
+        session.stop()
+        end.set()
+        late.join()
+        assert caplog.messages == []
+        assert session.overhead() == {}
+        # Nor is that we looked counted as a call.
+        named = [row["function"] for row in session.tables(str)["functions"]]
+        assert [name for name in named if "getprofile" in name] == []
