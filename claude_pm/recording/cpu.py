@@ -244,13 +244,14 @@ def _set_hooks() -> None:
             start(thread)
 
     @functools.wraps(run)
-    def run_item(work_item: Any) -> None:
+    def run_item(*arguments: Any) -> None:
+        # The piece of work and, since Python 3.14, its context.
         ident = get_ident()
         owner = _owners.get(ident)
         if owner is not None and not owner.is_counting(ident):
-            owner.count(run, work_item)
+            owner.count(run, *arguments)
         else:
-            run(work_item)
+            run(*arguments)
 
     def undo() -> None:
         # Where another tool has put its own function over ours, ours stays, and does nothing.

@@ -747,6 +747,25 @@ class TestThreads:
         assert seen.count("leaf") == 2
         assert "leaf" not in set(recorded.functions["function"])
 
+    def test_work_with_a_context(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A pool of Python 3.14 gives each piece of work its context, which reaches it."""
+        given: list[str] = []
+
+        def run(_: object, context: str) -> None:
+            given.append(context)
+            branch(2)
+
+        monkeypatch.setattr(pool_threads._WorkItem, "run", run)
+        item: Any = object.__new__(pool_threads._WorkItem)
+        monkeypatch.setattr(pool_threads, "_worker", lambda: item.run("in a pool"))
+        with profile(memory=None) as recorded:
+            item.run("here")
+            thread = threading.Thread(target=pool_threads._worker)
+            thread.start()
+            thread.join()
+        assert given == ["here", "in a pool"]
+        assert calls_between(recorded.callers, "leaf") == {"branch": 4}
+
     def test_thread_that_does_not_start(self) -> None:
         """A second start is refused by Python as ever, and leaves the thread its ``run``."""
         with profile(memory=None):
