@@ -170,9 +170,12 @@ def _pausing(whole: contextlib.ExitStack) -> Switch:
     timer: Any = sampler._timer
     tick = timer._tick
     paused_ns = paused_cpu_ns = 0
+    was_on = True
 
     def switch(is_on: bool) -> None:
-        if is_on != timer._running:
+        nonlocal was_on
+        if is_on != was_on:
+            was_on = is_on
             (go_on if is_on else pause)()
 
     def go_on() -> None:
@@ -181,7 +184,7 @@ def _pausing(whole: contextlib.ExitStack) -> Switch:
         gap_ns, gap_cpu_ns = timer._last_ns - paused_ns, time.thread_time_ns() - paused_cpu_ns
         sampler._noted_until_ns += gap_ns
         sampler._noted_ns += gap_ns
-        sampler._rested_ns += gap_ns
+        sampler._others.until_ns += gap_ns
         sampler._cpu_ns += gap_cpu_ns
         for look in (sampler._last, sampler._last_at_all, sampler._last_at_tasks):
             look.now_ns += gap_ns
@@ -191,17 +194,19 @@ def _pausing(whole: contextlib.ExitStack) -> Switch:
         ]
         here = sampler._threads[threading.get_ident()]
         here._cpu_ns = (here._cpu_ns or 0) + gap_cpu_ns
-        timer._tick, timer._running = tick, True
+        timer._tick = tick
         timer._arm()
 
     def pause() -> None:
         nonlocal paused_ns, paused_cpu_ns
-        timer._tick, timer._running = _nothing, False
+        timer._tick = _nothing
         timer._every_ns = 0
-        # Nor does the thread that watches find it overdue.
+        # A signal that is on its way finds that it was looked just now, and sets no timer.
         timer._last_ns = sys.maxsize
+        never = ctypes.byref(tick_timer._Interval())
         for each in (timer._timer, timer._cpu_timer):
-            timer._settime(each, 0, ctypes.byref(tick_timer._Interval()), None)
+            timer._settime(each, 0, never, None)
+        timer._settime_of_file(timer._late_file, 0, never, None)
         paused_ns, paused_cpu_ns = time.perf_counter_ns(), time.thread_time_ns()
 
     whole.callback(switch, True)
