@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import signal
 import sys
 import threading
@@ -558,6 +559,19 @@ class StackSampler:
 
 
 _active: StackSampler | None = None
+
+
+def _forget_in_child() -> None:
+    """Sample no more in a forked child, which inherits neither the timers nor the thread."""
+    global _active  # noqa: PLW0603 - as above
+    if _active is not None:
+        sys.setswitchinterval(_active._switch_s)  # noqa: SLF001
+        _active = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
+
 # The cProfile of another profile may be around it.
 _WORK = inspect.unwrap(pool_threads._WorkItem.run).__code__  # noqa: SLF001
 
