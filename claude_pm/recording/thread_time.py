@@ -230,8 +230,13 @@ class ThreadTime:
                 look.half_ns, before if self.running else now, now, elapsed_ns, used_ns, lead
             )
         elif ran_ns <= max(IDLE_NS, int((_STILL if stays else _IDLE) * elapsed_ns)):
-            # It may be less than nothing, as the cost of an interruption is an estimate.
-            self._add(now, WAITING, elapsed_ns, used_ns)
+            waited_before_ns = 0
+            if not (self.running or stayed or before.is_loop or now.is_loop):
+                # It went from one wait to another.
+                waited_before_ns = min(look.half_ns, elapsed_ns)
+                self._add(before, WAITING, waited_before_ns, 0)
+            # CPU time may be less than nothing, as the cost of an interruption is an estimate.
+            self._add(now, WAITING, elapsed_ns - waited_before_ns, used_ns)
             self.running = False
         elif now.is_loop and before.task is not now.task:
             # The one before ended its turn, if it had one, and the loop slept until this one's.

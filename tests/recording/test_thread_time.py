@@ -207,3 +207,15 @@ def test_before_its_first_look_and_after_its_last(used_ns: int, rest: str) -> No
     thread.end(went_on_ns=5 * MS)
     assert thread.charged["sleeps", rest] == 20 * MS
     assert sum(thread.charged.values()) == 20 * MS
+
+
+def test_from_one_wait_to_another() -> None:
+    """Of the interval in which it went on, with next to no CPU time, each of them has a half."""
+    thread = Thread()
+    thread.look(sleeps, 7, after_ns=0, used_ns=0)
+    thread.look(sleeps, 7, after_ns=10 * MS, used_ns=0)
+    thread.look(prepares, 9, after_ns=10 * MS, used_ns=0)
+    thread.look(prepares, 9, after_ns=10 * MS, used_ns=0)
+    thread.end()
+    assert thread.charged["sleeps", "waiting"] == 15 * MS
+    assert thread.charged["prepares", "waiting"] == 15 * MS
