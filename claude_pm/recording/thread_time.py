@@ -230,14 +230,7 @@ class ThreadTime:
                 look.half_ns, before if self.running else now, now, elapsed_ns, used_ns, lead
             )
         elif ran_ns <= max(IDLE_NS, int((_STILL if stays else _IDLE) * elapsed_ns)):
-            waited_before_ns = 0
-            if not (self.running or stayed or before.is_loop or now.is_loop):
-                # It went from one wait to another.
-                waited_before_ns = min(look.half_ns, elapsed_ns)
-                self._add(before, WAITING, waited_before_ns, 0)
-            # CPU time may be less than nothing, as the cost of an interruption is an estimate.
-            self._add(now, WAITING, elapsed_ns - waited_before_ns, used_ns)
-            self.running = False
+            self._charge_wait(look, now if self.running or stayed else before, now, used_ns)
         elif now.is_loop and before.task is not now.task:
             # The one before ended its turn, if it had one, and the loop slept until this one's.
             half_ns = ran_ns // 2 if self.running else 0
@@ -296,6 +289,16 @@ class ThreadTime:
         self._lead = now, look.stood_ns + look.longest_ns - look.elapsed_ns
         self._add(now, RUNNING, ran_ns, ran_ns)
         self.running = True
+
+    def _charge_wait(self, look: Look, before: Sight, now: Sight, used_ns: int) -> None:
+        """Charge time in which it waited: half of the interval to either stack."""
+        self.running = False
+        before_ns = 0
+        if before is not now and not (before.is_loop or now.is_loop):
+            before_ns = min(look.half_ns, look.elapsed_ns)
+            self._add(before, WAITING, before_ns, 0)
+        # CPU time may be less than nothing, as the cost of an interruption is an estimate.
+        self._add(now, WAITING, look.elapsed_ns - before_ns, used_ns)
 
     def _charge_run(
         self, half_ns: int, before: Sight, now: Sight, wall_ns: int, used_ns: int,
