@@ -52,6 +52,7 @@ class RssSampler:
     ) -> None:
         self._recorder = recorder
         self._role = role
+        self._pid = os.getpid()
         self._traced = traced
         self._interval_s = interval_s
         self._memory: ResidentMemory | None = None
@@ -79,7 +80,8 @@ class RssSampler:
 
     def stop(self) -> None:
         """End the thread and take the last reading; safe to call twice."""
-        if self._memory is None or self._stop.is_set():
+        # A forked child has neither the memory nor the thread.
+        if self._memory is None or os.getpid() != self._pid:
             return
         self._stop.set()
         self._recorder.at_boundary = None
@@ -87,12 +89,13 @@ class RssSampler:
             self._thread.join()
         with self._reading:
             self._read()
-        self._memory.close()
+        memory, self._memory = self._memory, None
+        memory.close()
 
     def tables(self, rename_file: RenameFile) -> dict[str, Rows]:
         """Return the rows of ``memory``."""
         del rename_file
-        common = {"pid": os.getpid(), "role": self._role}
+        common = {"pid": self._pid, "role": self._role}
         rows: Rows = []
         before: tuple[int, ...] | None = None
         for reading in self._each():

@@ -96,17 +96,28 @@ class Recorder:
         self.model_use = max(self.model_use, use, key=_MODEL_USES.index)
 
     def finish(self) -> None:
-        """End the recording. Spans still open are kept, without a status and marked unfinished."""
+        """End the recording. Spans still open are kept, without a status and marked unfinished.
+
+        Safe to call twice, if a KeyboardInterrupt came meanwhile too.
+        """
         with self.lock:
-            if self.finished:
-                return
-            self.end_ns = end_ns = time.perf_counter_ns()
+            if self.end_ns is None:
+                self.end_ns = time.perf_counter_ns()
+            end_ns = self.end_ns
         # Other threads go on: they open spans that begin after the end, and one that is just being
         # closed may get its row there or here; then that from there stays.
         for span in list(self.open_spans.values()):
             if span.start_ns <= end_ns and not self.rows.has_row(span.number):
                 self.add_span(span, span.facts({"unfinished": True}), UNFINISHED, end_ns)
         self.open_spans.clear()
+
+    def end_in_child(self) -> None:
+        """End the recording in a forked child, whatever context its spans are opened in."""
+        # A thread that the child does not have may have held the old one.
+        self.lock = self.rows.lock = threading.RLock()
+        if self.end_ns is None:
+            self.end_ns = time.perf_counter_ns()
+        self.at_boundary = None
 
     def merge(self, recorded: Mapping[str, Any]) -> None:
         """Take over what another process, or an inner profile, has recorded (:meth:`dump`)."""

@@ -71,7 +71,7 @@ class _LinuxMemory:
                     ("clear_refs", os.O_WRONLY),
                 )
             )
-            self._opened = opened.pop_all()
+            self.close_files = opened.pop_all().close
         with _lock:
             _readers.append(self)
         try:
@@ -109,7 +109,7 @@ class _LinuxMemory:
     def close(self) -> None:
         with _lock:
             _readers.remove(self)
-        self._opened.close()
+        self.close_files()
 
 
 class _AnyMemory:
@@ -142,3 +142,16 @@ def _open(opened: contextlib.ExitStack, name: str, how: int) -> int:
 _readers: list[_LinuxMemory] = []
 # The garbage collector may run code that reads, too.
 _lock = threading.RLock()
+
+
+def _forget_in_child() -> None:
+    """Close what a forked child has inherited: it is its parent's memory that is read there."""
+    global _lock  # noqa: PLW0603 - a thread that the child does not have may have held it
+    _lock = threading.RLock()
+    for reader in _readers:
+        reader.close_files()
+    _readers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
 import threading
 import time
 from asyncio import _get_running_loop, current_task
@@ -140,7 +141,7 @@ class Span:
             return (self.outcome or _OK)[name == "error"]
         return found
 
-    def set(self, **values: Any) -> None:
+    def set(self, /, **values: Any) -> None:
         """Set columns and attributes; attribute values have to be JSON values.
 
         Raises:
@@ -204,16 +205,17 @@ class Span:
                 if current is not None:
                     task = current.get_name()
             self.task = task
-            self._token = _set_position(self)
-            thread_spans = recorder.thread_spans
-            if thread_spans is not None and task is None:
-                thread_spans[_get_ident()] = self
             at_boundary = recorder.at_boundary
             if at_boundary is not None:
                 at_boundary()
             self.start_ns = _clock_ns()
-            # Last: the end of the recording in another thread may come at any time.
+            # Now that it has begun: the recording may be ended by another thread at any time.
             recorder.open_spans[self.number] = self
+            # Last: if a Ctrl-C kept it from beginning, later spans would have a parent in no row.
+            self._token = _set_position(self)
+            thread_spans = recorder.thread_spans
+            if thread_spans is not None and task is None:
+                thread_spans[_get_ident()] = self
         return self
 
     def __exit__(
@@ -225,16 +227,7 @@ class Span:
         recorder = self._recorder
         if recorder is None:
             return
-        at_boundary = recorder.at_boundary
-        if at_boundary is not None:
-            at_boundary()
-        self.end_ns = end_ns = _clock_ns()
-        outcome = None
-        if error_type is not None:
-            self.outcome = outcome = (
-                _status_of(error_type),
-                None if error is None else f"{type(error).__name__}: {error}",
-            )
+        # First: were the rest interrupted, all later spans would be within this one.
         # Closed out of turn, a span leaves the position to whoever has it now: another span, or
         # another profile.
         if _get_position() is self:
@@ -248,6 +241,16 @@ class Span:
                 thread_spans = recorder.thread_spans
                 if thread_spans is not None and self.task is None:
                     thread_spans[_get_ident()] = _span_at(_get_position())
+        at_boundary = recorder.at_boundary
+        if at_boundary is not None:
+            at_boundary()
+        self.end_ns = end_ns = _clock_ns()
+        outcome = None
+        if error_type is not None:
+            self.outcome = outcome = (
+                _status_of(error_type),
+                None if error is None else _words_of(error),
+            )
         facts = self.shared_facts or self.facts()
         if recorder.end_ns is None:
             recorder.add_span(self, facts, outcome, end_ns)
@@ -278,7 +281,7 @@ _here = threading.local()
 """Holds each thread's Thread object: to look it up for every span costs twice as much."""
 
 
-def span(name: str, **attributes: Any) -> Span:
+def span(name: str, /, **attributes: Any) -> Span:
     """Return a context manager that records an interval under the span it is opened in.
 
     Follows asyncio tasks and ``asyncio.to_thread``; in a plain thread it hangs under the root of
@@ -418,7 +421,7 @@ def traced(function: Any = None, /, **attributes: Any) -> Any:
 
 
 def _traced(function: Any, *, name: str | None, attributes: dict[str, Any]) -> Any:
-    label = name or function.__qualname__
+    label = name or _name_of(function)
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(
             f"{label} is a generator: open a claude_pm.span(...) inside it instead of @traced."
@@ -438,6 +441,13 @@ def _traced(function: Any, *, name: str | None, attributes: dict[str, Any]) -> A
             return function(*args, **kwargs)
 
     return traced_function
+
+
+def _name_of(function: Any) -> str:
+    if isinstance(function, functools.partial):
+        return _name_of(function.func)
+    name: str | None = getattr(function, "__qualname__", None)
+    return type(function).__qualname__ if name is None else name
 
 
 _active: list[Recorder] = []
@@ -476,6 +486,17 @@ def _recorder_of_thread() -> Recorder | None:
     return active[-1] if is_nested else None
 
 
+def _end_in_child() -> None:
+    """Record nothing more in a forked child: what is being recorded is its parent."""
+    for recorder in _active:
+        recorder.end_in_child()
+    _active.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_end_in_child)
+
+
 def _status_of(error_type: type[BaseException]) -> str:
     if issubclass(error_type, TimeoutError):
         return "timeout"
@@ -483,3 +504,11 @@ def _status_of(error_type: type[BaseException]) -> str:
     if issubclass(error_type, (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)):
         return "cancelled"
     return "error"
+
+
+def _words_of(error: BaseException) -> str:
+    kind = type(error).__name__
+    try:
+        return f"{kind}: {error}"
+    except Exception:  # noqa: BLE001 - the error's own code; it would be raised in its place
+        return kind

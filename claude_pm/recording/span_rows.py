@@ -61,7 +61,6 @@ _SHARED = 8192
 _MORE_SPANS = 512
 _MORE_FACTS = 64
 """Rows that room is made for at a time."""
-_to_json = json.JSONEncoder(default=str, allow_nan=False, ensure_ascii=False).encode
 
 
 class Facts:
@@ -386,16 +385,18 @@ def encoded(text: str | None) -> str | None:
     return None if text is None else encodable(text)
 
 
-def encodable(text: str) -> str:
+def encodable(text: object) -> str:
     """Return the text with ``?`` for lone surrogates, which neither Parquet nor a screen takes."""
-    return str(text).encode("utf-8", "replace").decode()
+    # Of a text that is a member of an Enum, str() would be the member's name.
+    characters = text if isinstance(text, str) else str(text)
+    return str.encode(characters, "utf-8", "replace").decode()
 
 
 def attributes_json(attributes: Mapping[str, Any]) -> str:
     """Return a JSON object; a value that JSON cannot hold stands in it as text."""
     try:
         return _json(attributes)
-    except (TypeError, ValueError):
+    except Exception:  # noqa: BLE001 - the values' own code
         return _json({key: _json_value(value) for key, value in attributes.items()})
 
 
@@ -407,6 +408,16 @@ def _json(value: Any) -> str:
 def _json_value(value: Any) -> Any:
     try:
         _json(value)
-    except (TypeError, ValueError):
-        return str(value)
+    except Exception:  # noqa: BLE001 - the value's own code
+        return _text_of(value)
     return value
+
+
+def _text_of(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - it would be raised in the code that the span is of
+        return type(value).__name__
+
+
+_to_json = json.JSONEncoder(default=_text_of, allow_nan=False, ensure_ascii=False).encode

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import psutil
 import pytest
 
-from claude_pm.recording import profile, span
-from claude_pm.recording.memory import INTERVAL_S, RssSampler
+from claude_pm.recording import profile, resident, span
+from claude_pm.recording.memory import BOUNDARY_S, INTERVAL_S, RssSampler
 from claude_pm.recording.recorder import Recorder
+from claude_pm.recording.span import activate, deactivate
+from tests.forked_child import held_by_another_thread, in_forked_child, needs_fork
 from tests.new_memory import MB, new_memory
 
 
@@ -121,6 +124,62 @@ class TestExactPeaks:
             assert sizes.max() - sizes.iloc[0] == pytest.approx(expected, abs=5 * MB)
 
 
+@needs_fork
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the exact peak")
+class TestForkedChild:
+    """A forked child has its parent's files, but its memory is another."""
+
+    def test_mark_is_left_alone(self) -> None:
+        """A spike before a fork shows, whatever the child does: with spans, at the block's end."""
+        recorder = Recorder()
+        sampler = RssSampler(recorder, "kernel", interval_s=3600)
+        before = activate(recorder)
+        sampler.start()
+        around = span("around").__enter__()
+        new_memory(120).close()
+
+        def work() -> bool:
+            time.sleep(2 * BOUNDARY_S)
+            with span("child"):
+                pass
+            around.__exit__(None, None, None)
+            sampler.stop()
+            return True
+
+        assert in_forked_child(work)
+        recorder.finish()
+        deactivate(recorder, before)
+        sampler.stop()
+        sizes = [row["rss_bytes"] for row in sampler.tables(str)["memory"]]
+        assert max(sizes) - sizes[0] == pytest.approx(120 * MB, abs=3 * MB)
+
+    def test_memory_of_its_own(self) -> None:
+        """A child's own profile has its memory; that its parent was just reading is no matter."""
+
+        def work() -> list[Any]:
+            with profile(cpu=None) as own:
+                new_memory(120).close()
+            sizes = own.memory["rss_bytes"]
+            return [int(sizes.max() - sizes.iloc[0]), own.memory["pid"].unique().tolist()]
+
+        with profile(cpu=None) as recorded, held_by_another_thread(resident._lock):
+            growth, pids = in_forked_child(work)
+        assert growth == pytest.approx(120 * MB, abs=3 * MB)
+        assert os.getpid() not in pids
+        assert set(recorded.memory["pid"]) == {os.getpid()}
+
+    def test_files_are_closed(self) -> None:
+        """A child does not go on to hold its parent's files."""
+
+        def count_open() -> int:
+            return psutil.Process().num_fds()
+
+        with profile(cpu=None):
+            here, there = count_open(), in_forked_child(count_open)
+        # The pipe on which it tells has two ends.
+        assert there == here + 2 - 3
+
+
 class TestSampler:
     """The sampler itself."""
 
@@ -147,6 +206,22 @@ class TestSampler:
         sampler.stop()
         assert sampler.tables(str)["memory"] == stopped
         assert len(stopped) >= 2
+
+    def test_interrupted_stop(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """After a Ctrl-C while the thread ends, a second stop does what is left."""
+        sampler = RssSampler(Recorder(), "kernel", interval_s=3600)
+        sampler.start()
+
+        def interrupted(_thread: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "join", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                sampler.stop()
+        sampler.stop()
+        assert len(sampler.tables(str)["memory"]) == 2
+        assert sampler._memory is None
 
     def test_stop_is_prompt(self) -> None:
         """Stopping does not wait for the next reading."""

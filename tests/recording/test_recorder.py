@@ -344,6 +344,36 @@ class _ClosesWhenListed(dict[int, Any]):
         return super().values()
 
 
+class _InterruptedOnce(dict[int, Any]):
+    """Open spans; the first who asks for them is interrupted."""
+
+    interrupted = False
+
+    def values(self) -> Any:
+        if not self.interrupted:
+            self.interrupted = True
+            raise KeyboardInterrupt
+        return super().values()
+
+
+def test_interrupted_end() -> None:
+    """After a Ctrl-C while the recording ends, a second end keeps the spans that were open."""
+    recorder = Recorder()
+    recorder.open_spans = _InterruptedOnce()
+    before = activate(recorder)
+    work = span("work").__enter__()
+    with pytest.raises(KeyboardInterrupt):
+        recorder.finish()
+    end_ns = recorder.end_ns
+    work.__exit__(None, None, None)
+    recorder.finish()
+    deactivate(recorder, before)
+    assert recorder.end_ns == end_ns
+    (found,) = recorder.span_rows()
+    assert (found["name"], found["end_ns"]) == ("work", end_ns)
+    assert found["attributes"] == {"unfinished": True}
+
+
 def test_closed_while_the_recording_ends() -> None:
     """A span that another thread closes in this moment is there."""
     recorder = Recorder()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import enum
+import functools
 import inspect
 import itertools
 import json
+import os
 import random
 import re
 import sys
@@ -32,6 +35,7 @@ from claude_pm.recording import (
 )
 from claude_pm.recording.ids import new_span_id, new_trace_id
 from claude_pm.recording.span import Span
+from tests.forked_child import held_by_another_thread, in_forked_child, needs_fork
 
 # perf_counter_ns divided into seconds: what is one instant may differ in the last bit.
 _ROUNDING_S = 1e-6
@@ -67,6 +71,21 @@ def contains(outer: dict[str, Any], inner: dict[str, Any]) -> bool:
         and inner["start_s"] + inner["duration_s"]
         <= outer["start_s"] + outer["duration_s"] + _ROUNDING_S
     )
+
+
+@contextlib.contextmanager
+def interrupted_at_boundary() -> Iterator[None]:
+    """A Ctrl-C in the reading of the memory with which spans begin and end."""
+
+    def interrupt(*, always: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    recorder = current_recorder()
+    assert recorder is not None
+    recorder.at_boundary = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        yield
+    recorder.at_boundary = None
 
 
 class TestNesting:
@@ -324,6 +343,48 @@ class TestAttributes:
         ):
             current.set(**{column: value})
         assert row(recorded, "work")["status"] == "ok"
+
+    @pytest.mark.parametrize("more", [{}, {"list": [1]}], ids=["shared", "not shared"])
+    def test_any_name(self, more: dict[str, Any]) -> None:
+        """An attribute may have any name, those of the function's own parameters too."""
+        given = {"name": "docs", "self": 1, **more}
+        with spans_only() as recorded, span("load", **given), span("part") as part:
+            part.set(**given)
+        for name in ("load", "part"):
+            assert json.loads(row(recorded, name)["attributes"]) == given
+
+    def test_text_of_an_enum(self) -> None:
+        """A text that is a member of an Enum is its text, as it is in all other tables."""
+
+        class Agent(str, enum.Enum):  # noqa: UP042 - of a StrEnum str() is the text
+            QA = "qa"
+
+        with spans_only() as recorded, span("work", agent=Agent.QA, mode="local", who=Agent.QA):
+            pass
+        assert row(recorded, "work")["agent"] == "qa"
+        assert json.loads(row(recorded, "work")["attributes"]) == {"who": "qa"}
+
+    def test_value_without_a_text(self) -> None:
+        """A value whose own text cannot be had is told by its type, and harms nobody."""
+
+        class Bad:
+            def __str__(self) -> str:
+                raise RuntimeError("no text")
+
+            __repr__ = __str__
+
+        deep: list[Any] = []
+        for _ in range(100_000):
+            deep = [deep]
+        given = {"bad": Bad(), "within": [Bad()], "deep": deep, "long": 10**5000, "good": 1}
+        with spans_only() as recorded, span("work", **given):
+            pass
+        assert json.loads(row(recorded, "work")["attributes"]) == {
+            "bad": "Bad", "within": ["Bad"], "deep": "list", "long": "int", "good": 1,
+        }  # fmt: skip
+        # Else the collector's turn, with its depth, may be in another test.
+        while deep:
+            deep = deep.pop()
 
     def test_numbers_of_other_libraries(self) -> None:
         """Numbers of numpy are numbers."""
@@ -629,6 +690,43 @@ class TestEndings:
         work = row(recorded, "work")
         assert (work["status"], work["error"]) == (status, text)
 
+    def test_exception_without_a_text(self) -> None:
+        """An exception whose text cannot be had goes on as it is; later spans are not within."""
+
+        class BadError(Exception):
+            def __str__(self) -> str:
+                raise RuntimeError("no text")
+
+        with spans_only() as recorded, span("around"):
+            with pytest.raises(BadError), span("fails"):
+                raise BadError
+            with span("next"):
+                pass
+        assert (row(recorded, "fails")["status"], row(recorded, "fails")["error"]) == (
+            "error", "BadError",
+        )  # fmt: skip
+        assert row(recorded, "next")["parent_id"] == row(recorded, "around")["span_id"]
+
+    def test_interrupted_at_its_start(self) -> None:
+        """A span that a Ctrl-C kept from beginning is nobody's parent."""
+        with spans_only() as recorded, span("around"):
+            with interrupted_at_boundary(), span("never"):
+                pass
+            with span("next"):
+                pass
+        assert names(recorded) == ["around", "next"]
+        assert row(recorded, "next")["parent_id"] == row(recorded, "around")["span_id"]
+
+    def test_interrupted_at_its_end(self) -> None:
+        """Spans after one whose end was interrupted are not within it."""
+        with spans_only() as recorded, span("around"):
+            left = span("left").__enter__()
+            with interrupted_at_boundary():
+                left.__exit__(None, None, None)
+            with span("next"):
+                pass
+        assert row(recorded, "next")["parent_id"] == row(recorded, "around")["span_id"]
+
     def test_every_span_on_the_way(self) -> None:
         """An exception marks each span that it leaves, and none where it was handled."""
         with (
@@ -878,6 +976,21 @@ class TestTraced:
             work()
         assert row(recorded, "work")["error"] == "ValueError: bad"
 
+    def test_callables_without_a_name(self) -> None:
+        """What has no qualified name has that of what it calls, or of its class."""
+
+        class Loader:
+            def __call__(self) -> str:
+                return "loaded"
+
+        def work(n: int) -> int:
+            return n
+
+        with spans_only() as recorded:
+            assert traced(functools.partial(functools.partial(work), 3))() == 3
+            assert traced(Loader())() == "loaded"
+        assert names(recorded) == [work.__qualname__, Loader.__qualname__]
+
     def test_generators_are_refused(self) -> None:
         """A generator's interval would be its consumer's: refused at once, with what to do."""
 
@@ -950,6 +1063,64 @@ class TestAcrossProcesses:
         assert chat["parent_id"] == request_row["span_id"]
         assert chat["trace_id"] == request_row["trace_id"]
         assert row(there.profile, "step")["parent_id"] == chat["span_id"]
+
+
+@needs_fork
+class TestForkedChild:
+    """A forked child has all that its parent had, but its process is not in the profile."""
+
+    def test_records_nothing(self) -> None:
+        """Nothing is recorded in a child, in no context and no thread; its parent goes on."""
+        with spans_only() as recorded, span("around"):
+            context = contextvars.copy_context()
+
+            def work() -> list[bool]:
+                with span("child") as child, ThreadPoolExecutor(1) as pool:
+                    return [
+                        child.recording,
+                        context.run(lambda: span("child").recording),
+                        pool.submit(lambda: span("child").recording).result(),
+                        current_span() is not None,
+                        current_recorder() is not None,
+                    ]
+
+            assert not any(in_forked_child(work))
+            with span("after"):
+                pass
+        assert names(recorded) == ["around", "after"]
+        assert row(recorded, "after")["parent_id"] == row(recorded, "around")["span_id"]
+
+    def test_profile_of_its_own(self) -> None:
+        """A profile that is recorded in a child is like any other."""
+
+        def work() -> list[Any]:
+            with spans_only() as own, span("work"):
+                pass
+            return [names(own), row(own, "work")["parent_id"], row(own, "work")["pid"], os.getpid()]
+
+        with spans_only(), span("around"):
+            found, parent, pid, child = in_forked_child(work)
+        assert (found, parent, pid) == (["work"], None, child)
+
+    def test_end_of_the_block_in_the_child(self) -> None:
+        """A child that goes on past the end of the block has what was recorded until its fork."""
+        session = spans_only()
+        recorded = session.start()
+        recorder = session.recorder
+        assert recorder is not None
+        with span("around"):
+
+            def work() -> list[str]:
+                with span("child"):
+                    pass
+                session.stop()
+                return names(recorded)
+
+            # As another thread of the parent's may at any time.
+            with held_by_another_thread(recorder.lock):
+                assert in_forked_child(work) == ["around"]
+        session.stop()
+        assert names(recorded) == ["around"]
 
 
 class TestNestedProfiles:
