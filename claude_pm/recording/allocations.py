@@ -7,6 +7,7 @@ not recorded beside it, and the durations of such a profile are not those of the
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import tracemalloc
 from typing import Any
@@ -16,8 +17,13 @@ from claude_pm.recording.machinery import machinery_folders
 from claude_pm.recording.memory import RssSampler
 from claude_pm.recording.recorder import Recorder
 
+logger = logging.getLogger("claude_pm.recording")
+
 MAX_LINES = 1000
 """Lines that are kept, those that hold most."""
+
+_CLEARED = "what is held: the recorded code itself ended or cleared tracemalloc's tracing."
+_INTERRUPTED = "what is held: the look at it was interrupted."
 
 _Held = dict[tuple[str, int], tuple[int, int]]
 """Bytes and blocks held, by file and line."""
@@ -31,6 +37,9 @@ class AllocationTracer:
         self._sampler = RssSampler(recorder, role, traced=True)
         self._was_tracing = False
         self._running = False
+        self._lost: str | None = None
+        # Allocated when the tracing began: while that goes on, it is known where.
+        self._witness: object = None
         self._before: _Held = {}
         self._after: _Held = {}
         self._after_repeats: list[_Held] = []
@@ -40,22 +49,20 @@ class AllocationTracer:
         # First: what it needs is not the user's.
         self._sampler.start()
         self._was_tracing = tracemalloc.is_tracing()
+        self._running = True
+        if not self._was_tracing:
+            tracemalloc.start(1)
+        self._witness = object()
         if self._was_tracing:
             self._before = self._held()
-        else:
-            tracemalloc.start(1)
-        self._running = True
 
     def stop(self) -> None:
         """Look what is held, and end the tracing unless it is the user's; safe to call twice."""
-        if not self._running:
-            return
-        self._running = False
-        self._sampler.stop()
-        if not self._after_repeats:
-            self._after = self._held()
-        if not self._was_tracing:
-            tracemalloc.stop()
+        try:
+            self._sampler.stop()
+        finally:
+            if self._running:
+                self._end_tracing()
 
     def end_repeat(self) -> None:
         """Look what is held at the end of one of several repeats."""
@@ -83,10 +90,34 @@ class AllocationTracer:
         return {**self._sampler.tables(rename_file), "allocations": rows}
 
     def overhead(self) -> dict[str, Any]:
-        """Return the cost of the readings; that of tracing depends on the code."""
-        return self._sampler.overhead()
+        """Return the cost of the readings, and whether the lines were lost, in words.
+
+        What tracing costs depends on the code, and is not measured.
+        """
+        lost = {} if self._lost is None else {"allocations": {"lost": self._lost}}
+        return self._sampler.overhead() | lost
+
+    def _end_tracing(self) -> None:
+        try:
+            if not self._after_repeats:
+                self._after = self._held()
+        except KeyboardInterrupt:
+            self._lose(_INTERRUPTED)
+            raise
+        finally:
+            self._running = False
+            if not self._was_tracing:
+                tracemalloc.stop()
+
+    def _lose(self, lost: str) -> None:
+        if self._lost is None:
+            self._lost = lost
+            logger.warning("tracemalloc lost %s", lost)
 
     def _held(self) -> _Held:
+        if tracemalloc.get_object_traceback(self._witness) is None:
+            self._lose(_CLEARED)
+            return {}
         # Garbage is not held.
         gc.collect()
         lines = tracemalloc.take_snapshot().statistics("lineno")

@@ -23,7 +23,10 @@ class Instrument(Protocol):
         """
 
     def stop(self) -> None:
-        """End it; safe to call twice, and before :meth:`start`."""
+        """End it; safe to call twice, and before :meth:`start`.
+
+        Called once more if a KeyboardInterrupt came meanwhile; so is :meth:`tables`.
+        """
 
     def tables(self, rename_file: RenameFile) -> dict[str, Rows]:
         """Return what was observed, by the names of the tables; called after :meth:`stop`."""

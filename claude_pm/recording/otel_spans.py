@@ -83,7 +83,11 @@ class OtelSpans:
         self._recorder = recorder
         self._seen: dict[_Key, _Seen] = {}
         self._ended: list[_Seen] = []
+        self._handed_over = 0
         self._stopped = False
+        if "opentelemetry.trace" in sys.modules:
+            # Now, before the recording's time begins: it may import the SDK, and set a provider.
+            otel_provider.listen(_new_processor)
 
     def start(self) -> None:
         """Begin to listen, now or when the program first imports OpenTelemetry."""
@@ -92,8 +96,7 @@ class OtelSpans:
 
     def stop(self) -> None:
         """Listen no more; spans that are still open are kept, marked unfinished."""
-        if _listening.pop(self._recorder, None) is None:
-            return
+        _listening.pop(self._recorder, None)
         if not _listening:
             otel_provider.stop_waiting()
         self._stopped = True
@@ -111,9 +114,9 @@ class OtelSpans:
         Not when each ends: what it takes, the prices' tables too, would be the program's time.
         """
         del rename_file
-        ended, self._ended = self._ended, []
-        answers = _by_answer(ended)
-        for seen in ended:
+        answers = _by_answer(self._ended)
+        # From where an interrupt has cut it short.
+        for seen in self._ended[self._handed_over :]:
             called = seen.attributes.get(OPERATION) in MODEL_OPERATIONS
             use = "live" if called else "not called"
             try:
@@ -122,6 +125,8 @@ class OtelSpans:
                 )
             except TypeError:  # a time of another age, which no column holds
                 logger.debug("The OpenTelemetry span %r was not recorded.", seen.name)
+            self._handed_over += 1
+        self._ended, self._handed_over = [], 0
         self._seen.clear()
         return {}
 

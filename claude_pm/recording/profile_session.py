@@ -9,11 +9,11 @@ import platform
 import re
 import secrets
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from claude_pm.errors import RecordingError
 from claude_pm.profiles import schema
@@ -33,6 +33,7 @@ MemoryRecording = Literal["rss", "trace", "memray"]
 CPU_RECORDINGS: tuple[str, ...] = get_args(CpuRecording)
 _ALLOCATIONS = ("trace", "memray")
 MEMORY_RECORDINGS: tuple[str, ...] = get_args(MemoryRecording)
+_T = TypeVar("_T")
 
 _PACKAGES = (
     "claude-pm", "xllamacpp", "httpx2", "pandas", "numpy", "pyarrow", "matplotlib", "ipython",
@@ -115,12 +116,11 @@ class ProfileSession:
             self._settings = read_settings().public()
         self._created_at = datetime.now(UTC)
         self._outer = current_recorder()
-        outer_span = current_span()
         self.recorder = Recorder(
             cpu=self._cpu_option,
             memory=self._memory_option,
             internals=self._internals,
-            traceparent=self._traceparent or (outer_span.traceparent if outer_span else None),
+            traceparent=self._traceparent or _traceparent_here(),
         )
         self._before = activate(self.recorder)
         try:
@@ -135,18 +135,23 @@ class ProfileSession:
         return self.profile
 
     def end_recording(self) -> None:
-        """Record no more; :meth:`stop` fills the profile then. Safe to call twice."""
+        """Record no more; :meth:`stop` fills the profile then. Safe to call twice.
+
+        Whatever an instrument raises, an interrupt too, all are stopped before that goes on.
+        """
         recorder = self.recorder
-        if recorder is None or recorder.finished:
+        if recorder is None:
             return
+        steps = _Steps()
         # An enabled cProfile that stays behind breaks every later one.
         if self._cpu_option is not None and self._instruments:
-            self._instruments[-1].stop()
+            steps.take(self._instruments[-1].stop)
         # Then the clock: the others may take their time to look back.
-        recorder.finish()
-        deactivate(recorder, self._before)
+        steps.take(recorder.finish)
+        steps.take(lambda: deactivate(recorder, self._before))
         for instrument in reversed(self._instruments):
-            instrument.stop()
+            steps.take(instrument.stop)
+        steps.raise_first()
 
     def stop(
         self,
@@ -156,29 +161,18 @@ class ProfileSession:
     ) -> Profile:
         """End the recording and fill the profile; safe to call twice.
 
+        What goes wrong meanwhile, or an interrupt, is raised when the profile has been filled.
+
         Args:
             source: the text of the recorded cell or command, if it was not given before.
             more: rows of other tables, recorded elsewhere.
         """
         recorder = self.recorder
-        if recorder is None or self._filled:
-            return self.profile
-        self._filled = True
-        self.end_recording()
-        rows = self._rows()
-        for name, found in (more or {}).items():
-            rows.setdefault(name, []).extend(found)
-        for name, merged in recorder.worker_tables.items():
-            rows.setdefault(name, []).extend(merged)
-        if self._outer is not None and not self._outer.finished:
-            # The outer profile reads this process's memory itself: one series a process.
-            own = os.getpid()
-            workers = [row for row in rows.get("memory", ()) if row["pid"] != own]
-            self._outer.merge(recorder.dump({**rows, "memory": workers}))
-        tables: dict[str, pd.DataFrame | TableSource] = {"spans": recorder.spans_frame}
-        for name, found in rows.items():
-            tables[name] = functools.partial(_frame, name, found, recorder.origin_ns)
-        self.profile.finish(self._meta(recorder, source or self._source), tables)
+        if recorder is not None and not self._filled:
+            steps = _Steps()
+            steps.take(self.end_recording)
+            steps.take(lambda: self._fill(recorder, source or self._source, more or {}))
+            steps.raise_first()
         return self.profile
 
     def repeats(self, n: int) -> Iterator[int]:
@@ -204,7 +198,10 @@ class ProfileSession:
         if self.recorder is None:
             raise RecordingError("Nothing was recorded: the session was never started.")
         self.end_recording()
-        return self.recorder.dump(self._rows(), self._overhead())
+        steps = _Steps()
+        dumped = self.recorder.dump(self._rows(steps), self._overhead(steps))
+        steps.raise_first()
+        return dumped
 
     def __enter__(self) -> Profile:
         return self.start()
@@ -258,22 +255,48 @@ class ProfileSession:
             made.append(StackSampler(recorder, internals=self._internals))
         return made
 
-    def _rows(self) -> dict[str, Rows]:
+    def _fill(self, recorder: Recorder, source: str | None, more: Mapping[str, Rows]) -> None:
+        if self._filled:
+            return
+        steps = _Steps()
+        rows = self._rows(steps)
+        for name, found in (*more.items(), *recorder.worker_tables.items()):
+            rows.setdefault(name, []).extend(found)
+        steps.take(lambda: self._hand_on(recorder, rows), again=False)
+        tables: dict[str, pd.DataFrame | TableSource] = {"spans": recorder.spans_frame}
+        for name, found in rows.items():
+            tables[name] = functools.partial(_frame, name, found, recorder.origin_ns)
+        self.profile.finish(self._meta(recorder, source, steps), tables)
+        self._filled = True
+        steps.raise_first()
+
+    def _rows(self, steps: _Steps) -> dict[str, Rows]:
         rows: dict[str, Rows] = {}
         for instrument in self._instruments:
-            for name, found in instrument.tables(cell_name).items():
+            tables = steps.take(functools.partial(instrument.tables, cell_name)) or {}
+            for name, found in tables.items():
                 rows.setdefault(name, []).extend(found)
         return rows
 
-    def _overhead(self) -> dict[str, Any]:
+    def _hand_on(self, recorder: Recorder, rows: Mapping[str, Rows]) -> None:
+        """Let the profile that this one was begun within have all of it, once."""
+        outer, self._outer = self._outer, None
+        if outer is not None and not outer.finished:
+            # The outer profile reads this process's memory itself: one series a process.
+            own = os.getpid()
+            workers = [row for row in rows.get("memory", ()) if row["pid"] != own]
+            outer.merge(recorder.dump({**rows, "memory": workers}))
+
+    def _overhead(self, steps: _Steps) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for instrument in self._instruments:
-            found |= instrument.overhead()
+            found |= steps.take(instrument.overhead) or {}
         return found
 
-    def _meta(self, recorder: Recorder, source: str | None) -> dict[str, Any]:
+    def _meta(self, recorder: Recorder, source: str | None, steps: _Steps) -> dict[str, Any]:
         end_ns = recorder.end_ns if recorder.end_ns is not None else recorder.origin_ns
-        commit, dirty = _git_state()
+        # Not again: whoever interrupts it has waited long enough.
+        commit, dirty = steps.take(_git_state, again=False) or (None, None)
         return {
             "schema_version": schema.SCHEMA_VERSION,
             "id": _profile_id(self._created_at, self.profile.name),
@@ -292,9 +315,45 @@ class ProfileSession:
             "settings": self._settings,
             "model_use": recorder.model_use,
             "repeats": self._repeats,
-            "overhead": self._overhead() | {"workers": recorder.worker_overheads},
+            "overhead": self._overhead(steps) | {"workers": recorder.worker_overheads},
             "pid": os.getpid(),
         }
+
+
+def _traceparent_here() -> str | None:
+    """Return the ``traceparent`` of the span that is open here, ours or somebody else's."""
+    ours, recorder = current_span(), current_recorder()
+    theirs = recorder.theirs(ours) if recorder is not None and recorder.theirs else None
+    if recorder is None or theirs is None:
+        return None if ours is None else ours.traceparent
+    number, trace, _ = theirs
+    return f"00-{recorder.rows.trace_of(trace)}-{recorder.rows.id_of(number):016x}-01"
+
+
+class _Steps:
+    """Steps that are all taken, whatever one of them raises; what came first is raised at last."""
+
+    def __init__(self) -> None:
+        self._first: BaseException | None = None
+
+    def take(self, step: Callable[[], _T], *, again: bool = True) -> _T | None:
+        """Return what a step returns, or None if it fails.
+
+        One that was interrupted is taken ``again``: what it had still to do shall not be lost.
+        """
+        try:
+            return step()
+        except BaseException as error:  # noqa: BLE001 - raised at last
+            if self._first is None:
+                self._first = error
+            if not again or not isinstance(error, KeyboardInterrupt):
+                return None
+        return self.take(step, again=False)
+
+    def raise_first(self) -> None:
+        """Raise the first error or interrupt, if there was one."""
+        if self._first is not None:
+            raise self._first
 
 
 def _cpu_option(cpu: str | EllipsisType | None, memory: str | None) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -11,6 +13,7 @@ import pytest
 from claude_pm.errors import RecordingError
 from claude_pm.profiles import Profile, schema
 from claude_pm.recording import ProfileSession, profile
+from claude_pm.recording.allocations import AllocationTracer
 
 _MB = 1_000_000
 
@@ -24,6 +27,10 @@ def line_of(allocations: pd.DataFrame, part: int) -> int:
 def keeps(held: list[Any], size: int) -> None:
     """Keep one more block."""
     held.append(bytearray(size))
+
+
+def _interrupt(*_: Any) -> Any:
+    raise KeyboardInterrupt
 
 
 KEEPS = keeps.__code__.co_firstlineno + 2
@@ -91,6 +98,61 @@ class TestHeld:
             tracemalloc.stop()
         assert line_of(recorded.allocations, KEEPS) == pytest.approx(2 * _MB, rel=0.01)
 
+    @pytest.mark.parametrize(
+        "forget",
+        [
+            pytest.param((tracemalloc.stop,), id="ended"),
+            pytest.param((tracemalloc.stop, tracemalloc.start), id="begun-anew"),
+            pytest.param((tracemalloc.clear_traces,), id="cleared"),
+        ],
+    )
+    def test_code_that_ends_the_tracing(
+        self, forget: tuple[Callable[[], None], ...], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Where the code itself ends the tracing, the profile says why it knows of no lines."""
+        held: list[Any] = []
+        with profile(memory="trace") as recorded:
+            keeps(held, _MB)
+            for call in forget:
+                call()
+        assert recorded.allocations.empty
+        lost = recorded.meta["overhead"]["allocations"]["lost"]
+        assert lost.endswith("the recorded code itself ended or cleared tracemalloc's tracing.")
+        assert lost in caplog.text
+        assert len(recorded.memory) >= 2
+        assert not tracemalloc.is_tracing()
+        with profile(memory="trace") as recorded:
+            pass
+        assert "allocations" not in recorded.meta["overhead"]
+
+    @pytest.mark.parametrize("was_tracing", [False, True])
+    def test_interrupted_end(self, monkeypatch: pytest.MonkeyPatch, was_tracing: bool) -> None:
+        """A Ctrl-C in the look at what is held leaves the rest, and no tracing that is ours."""
+        session = ProfileSession("interrupted", memory="trace")
+        if was_tracing:
+            tracemalloc.start()
+        try:
+            recorded = session.start()
+            monkeypatch.setattr(AllocationTracer, "_held", _interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                session.stop()
+            assert tracemalloc.is_tracing() == was_tracing
+        finally:
+            tracemalloc.stop()
+        assert "interrupted" in recorded.meta["overhead"]["allocations"]["lost"]
+        assert len(recorded.memory) >= 2
+
+    def test_interrupted_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A Ctrl-C in the first look leaves no thread that reads the memory."""
+        monkeypatch.setattr(AllocationTracer, "_held", _interrupt)
+        tracemalloc.start()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                ProfileSession("interrupted", memory="trace").start()
+        finally:
+            tracemalloc.stop()
+        assert "claude_pm-rss" not in [thread.name for thread in threading.enumerate()]
+
 
 class TestRepeats:
     """What each repeat keeps, beyond the first."""
@@ -112,6 +174,20 @@ class TestRepeats:
         state: dict[str, Any] = {}
         recorded = repeated(lambda: state.update(now=bytearray(5 * _MB)))
         assert recorded.allocations["size_bytes"].sum() < _MB / 10
+
+    def test_code_that_ends_the_tracing(self) -> None:
+        """Repeats go on where the code itself ends the tracing; nothing is told of growth then."""
+        held: list[Any] = []
+
+        def work() -> None:
+            keeps(held, _MB)
+            if len(held) == 4:
+                tracemalloc.stop()
+
+        recorded = repeated(work)
+        assert len(held) == 5
+        assert recorded.allocations.empty
+        assert "allocations" in recorded.meta["overhead"]
 
     def test_without_tracing(self) -> None:
         """Repeats without tracing are refused in a sentence."""

@@ -12,13 +12,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from claude_pm.models.embedded import EmbeddedServer
 from claude_pm.profiles import Profile
-from claude_pm.recording import otel_provider, profile, span
+from claude_pm.recording import otel_provider, otel_spans, profile, span
 from claude_pm.recording.otel_spans import TEXT_LIMIT, OtelSpans
 from claude_pm.recording.recorder import Recorder
 from tests.road_fixtures import _stop_servers, embedded, weights  # noqa: F401
@@ -272,17 +273,38 @@ async def test_cancelled() -> None:
     assert [found[name]["status"] for name in ("waited", "afterwards")] == ["cancelled", "ok"]
 
 
-def test_explicit_times() -> None:
+def test_explicit_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times that a program gives by hand are kept, on the clock of our spans."""
-    with profile(cpu=None, memory=None) as recorded:
-        now_ns = time.time_ns()
+    session = profile(cpu=None, memory=None)
+    with session as recorded:
+        # Both clocks stand still: between readings of the two, another process may be let in.
+        now_ns, clock_ns = time.time_ns(), time.perf_counter_ns()
+        monkeypatch.setattr(
+            otel_spans,
+            "time",
+            SimpleNamespace(time_ns=lambda: now_ns, perf_counter_ns=lambda: clock_ns),
+        )
         theirs = trace.get_tracer("theirs").start_span("given", start_time=now_ns + 10**9)
         theirs.end(end_time=now_ns + 4 * 10**9)
-        with span("ours"):
-            pass
-    found = rows(recorded)
-    assert found["given"]["duration_s"] == pytest.approx(3.0, abs=0.005)
-    assert found["given"]["start_s"] - found["ours"]["start_s"] == pytest.approx(1.0, abs=0.5)
+    assert session.recorder is not None
+    found = rows(recorded)["given"]
+    begun_s = (clock_ns - session.recorder.origin_ns) / 1e9
+    assert found["start_s"] == pytest.approx(begun_s + 1.0)
+    assert found["duration_s"] == pytest.approx(3.0)
+
+
+def test_getting_ready_takes_none_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a provider takes, and the SDK's import before it, is over when the time begins."""
+    begin = Recorder.begin
+    set_before: list[Any] = []
+
+    def note_and_begin(recorder: Recorder) -> None:
+        set_before.extend(otel_provider._ours)
+        begin(recorder)
+
+    monkeypatch.setattr(Recorder, "begin", note_and_begin)
+    with profile(cpu=None, memory=None):
+        assert set_before == [trace.get_tracer_provider()]
 
 
 def test_unfinished() -> None:
@@ -343,6 +365,43 @@ def test_parent_in_the_outer_profile() -> None:
     assert list(inner.spans["name"]) == ["work"]
     found = rows(outer)
     assert found["work"]["parent_id"] == found["around"]["span_id"]
+
+
+def test_ours_in_an_inner_profile_within_theirs() -> None:
+    """A span of ours in an inner profile is the child of theirs that the profile was begun in."""
+    with (
+        profile("outer", cpu=None, memory=None) as outer,
+        span("first"),
+        start("around"),
+        profile("inner", cpu=None, memory=None) as inner,
+        span("ours"),
+    ):
+        pass
+    found = rows(outer)
+    assert found["ours"]["parent_id"] == found["around"]["span_id"]
+    assert len({row["trace_id"] for row in found.values()}) == 1
+    assert rows(inner)["ours"]["parent_id"] == found["around"]["span_id"]
+
+
+def test_interrupted_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ctrl-C while the rows are made costs none, and repeats none."""
+    merge = Recorder.merge
+    interrupted = iter([False, True, False, False])
+
+    def merge_or_fail(recorder: Recorder, recorded: Any) -> None:
+        if next(interrupted):
+            raise KeyboardInterrupt
+        merge(recorder, recorded)
+
+    monkeypatch.setattr(Recorder, "merge", merge_or_fail)
+    session = profile(cpu=None, memory=None)
+    recorded = session.start()
+    for name in ("one", "two", "three"):
+        with start(name):
+            pass
+    with pytest.raises(KeyboardInterrupt):
+        session.stop()
+    assert list(recorded.spans["name"]) == ["one", "two", "three"]
 
 
 def test_other_thread() -> None:

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,8 @@ from hypothesis import given, settings
 import claude_pm
 from claude_pm.errors import ProfileError, RecordingError, SettingsError
 from claude_pm.profiles import Profile, schema
-from claude_pm.recording import ProfileSession, current_recorder, profile, span
+from claude_pm.recording import ProfileSession, current_recorder, profile, profile_session, span
+from claude_pm.recording.instrument import RenameFile, Rows
 from claude_pm.recording.recorder import Recorder
 from claude_pm.recording.span import _active as active_recorders
 
@@ -376,6 +378,131 @@ class TestId:
             time.sleep(0.01)
         created_at = datetime.fromisoformat(recorded.meta["created_at"])
         assert recorded.id.startswith(created_at.strftime("%Y%m%dT%H%M%S"))
+
+
+class Failing:
+    """An instrument that raises what it is told, each the first time that it is asked."""
+
+    def __init__(self, label: str, **raises: BaseException) -> None:
+        self.label = label
+        self.raises = raises
+        self.stopped = False
+
+    def raise_first(self, call: str) -> None:
+        """Raise it, if there is something to be raised."""
+        error = self.raises.pop(call, None)
+        if error is not None:
+            raise error
+
+    def start(self) -> None:
+        """Begin."""
+        self.raise_first("start")
+
+    def stop(self) -> None:
+        """End."""
+        self.raise_first("stop")
+        self.stopped = True
+
+    def tables(self, rename_file: RenameFile) -> dict[str, Rows]:
+        """Return one row."""
+        self.raise_first("tables")
+        row = {"file": self.label, "line": 1, "size_bytes": 1, "count": 1, "pid": 1}
+        return {"allocations": [row]}
+
+    def overhead(self) -> dict[str, Any]:
+        """Return one fact."""
+        self.raise_first("overhead")
+        return {self.label: {"known": True}}
+
+
+class TestEnd:
+    """What goes wrong, or is interrupted, while a profile ends costs no more than itself."""
+
+    @staticmethod
+    def recorded_with(
+        monkeypatch: pytest.MonkeyPatch, *instruments: Failing
+    ) -> tuple[ProfileSession, Profile]:
+        """Record a span with these instruments; the session is not stopped yet."""
+        monkeypatch.setattr(ProfileSession, "_make_instruments", lambda *_: list(instruments))
+        session = ProfileSession("ending", cpu=None, memory=None)
+        recorded = session.start()
+        with span("precious"):
+            pass
+        return session, recorded
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("no more")], ids=repr)
+    @pytest.mark.parametrize("call", ["stop", "tables", "overhead"])
+    def test_one_of_three(
+        self, monkeypatch: pytest.MonkeyPatch, call: str, error: BaseException
+    ) -> None:
+        """All are stopped and read, the profile is filled, then it is raised."""
+        instruments = Failing("a"), Failing("b", **{call: error}), Failing("c")
+        session, recorded = self.recorded_with(monkeypatch, *instruments)
+        with pytest.raises(type(error)) as caught:
+            session.stop()
+        assert caught.value is error
+        assert recorded.spans["name"].tolist() == ["precious"]
+        # An interrupt says nothing against asking again.
+        missing = {"b"} if isinstance(error, OSError) else set()
+        stopped = {each.label for each in instruments if each.stopped}
+        assert stopped == {"a", "b", "c"} - (missing if call == "stop" else set())
+        files = set(recorded.allocations["file"])
+        assert files == {"a", "b", "c"} - (missing if call == "tables" else set())
+        overhead = recorded.meta["overhead"].keys() - {"workers"}
+        assert overhead == {"a", "b", "c"} - (missing if call == "overhead" else set())
+        assert active_recorders == []
+        assert current_recorder() is None
+        assert session.stop() is recorded
+
+    def test_first_error_is_raised(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of several that go wrong, the one that did so first is raised: the last one started."""
+        first = KeyboardInterrupt()
+        session, recorded = self.recorded_with(
+            monkeypatch, Failing("a", stop=OSError()), Failing("b", stop=first)
+        )
+        with pytest.raises(KeyboardInterrupt) as caught:
+            session.end_recording()
+        assert caught.value is first
+        assert session.stop() is recorded
+        assert len(recorded.allocations) == 2
+
+    def test_interrupted_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What has begun before a start that fails is ended, whatever ends badly."""
+        begun = Failing("a"), Failing("b", stop=OSError()), Failing("c", start=OSError())
+        monkeypatch.setattr(ProfileSession, "_make_instruments", lambda *_: list(begun))
+        with pytest.raises(OSError):  # noqa: PT011
+            ProfileSession("ending", cpu=None, memory=None).start()
+        assert begun[0].stopped
+        assert active_recorders == []
+
+    def test_interrupted_git(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A Ctrl-C while git is asked leaves its state unknown, and is raised in the end."""
+
+        def interrupted(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(subprocess, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt), profile(cpu=None) as recorded, span("precious"):
+            pass
+        assert recorded.spans["name"].tolist() == ["precious"]
+        assert (recorded.meta["git_commit"], recorded.meta["git_dirty"]) == (None, None)
+        assert "claude_pm-rss" not in [thread.name for thread in threading.enumerate()]
+
+    def test_stopped_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where nothing could be filled, a second stop does it; an outer profile has it once."""
+
+        def interrupted(*_: Any) -> str:
+            raise KeyboardInterrupt
+
+        with profile(cpu=None, memory=None) as outer:
+            session, recorded = self.recorded_with(monkeypatch, Failing("a"))
+            with monkeypatch.context() as patched:
+                patched.setattr(profile_session, "_profile_id", interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    session.stop()
+            assert session.stop() is recorded
+        for each in (outer, recorded):
+            assert each.spans["name"].tolist() == ["precious"]
 
 
 class TestSession:
