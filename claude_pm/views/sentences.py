@@ -26,6 +26,10 @@ def headline(reading: Reading) -> str:
     return _requests_headline(reading) if reading.requests else _code_headline(reading)
 
 
+# Who says in ``meta["overhead"]`` what it has lost.
+_LOSERS = {"cprofile": "cProfile", "allocations": "tracemalloc"}
+
+
 def notes(reading: Reading) -> list[str]:
     """Return the sentences that belong under the headline."""
     found = []
@@ -41,6 +45,11 @@ def notes(reading: Reading) -> list[str]:
             f"{words.counted(fallbacks, 'request')} {verb} served in another mode than asked "
             "(fallback)."
         )
+    overhead = reading.meta.get("overhead") or {}
+    for key, recorder in _LOSERS.items():
+        lost = (overhead.get(key) or {}).get("lost")
+        if lost:
+            found.append(f"{recorder} lost {words.one_line(str(lost))}")
     return found
 
 

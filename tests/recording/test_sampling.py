@@ -26,6 +26,7 @@ from claude_pm.recording import ProfileSession, profile, sampling
 from claude_pm.recording.recorder import Recorder
 from claude_pm.recording.sampling import StackSampler
 from claude_pm.recording.task_stacks import live_tasks
+from tests.forked_child import in_forked_child, needs_fork
 
 WAIT_S = 0.1
 
@@ -489,6 +490,21 @@ class TestLeavesNothing:
         assert [signal.getsignal(number) for number in range(1, signal.NSIG - 1)] == handlers
         with sample() as recorded:
             burn()
+        assert not rows_of(recorded, "burn").empty
+
+    @needs_fork
+    def test_forked_child(self) -> None:
+        """A forked child can sample itself while its parent is sampled, which goes on."""
+
+        def samples_itself() -> list[str]:
+            with sample() as recorded:
+                burn()
+            return rows_of(recorded, "burn")["state"].tolist()
+
+        with sample() as recorded:
+            found = in_forked_child(samples_itself)
+            burn()
+        assert "running" in found
         assert not rows_of(recorded, "burn").empty
 
     def test_locals_live_no_longer(self) -> None:

@@ -11,6 +11,20 @@ from tests.views.drawings import sampled
 from tests.views.profiles import empty, of_lines, two_modes
 
 
+def test_what_was_lost() -> None:
+    """A recorder that lost calls or lines says so under the headline."""
+    profile = ProfileBuilder(duration_s=1.0).build()
+    assert sentences.notes(Reading(profile)) == []
+    profile.meta["overhead"] = {
+        "cprofile": {"lost": "calls: another one\ntook its place."},
+        "allocations": {"lost": "what is held."},
+    }
+    assert sentences.notes(Reading(profile)) == [
+        "cProfile lost calls: another one took its place.",
+        "tracemalloc lost what is held.",
+    ]
+
+
 class TestHeadline:
     def test_says_requests_time_shares_cache_and_model(self) -> None:
         """Shares are of the requests' summed time, longest first, other last."""
