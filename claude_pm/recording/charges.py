@@ -27,18 +27,25 @@ class Look:
     """How long the look before took."""
     took_ns: int = 0
     """How long it took itself, once it is over."""
+    ends_wait: bool = False
+    """Whether it came just when others ended what the main thread waited for."""
 
-    def following(self, now_ns: int, usual_ns: int, longest_ns: int) -> Look:
+    def following(
+        self, now_ns: int, usual_ns: int, longest_ns: int, *, ends_wait: bool = False
+    ) -> Look:
         """Return the look that follows this one."""
-        return Look(now_ns, now_ns - self.now_ns, usual_ns, longest_ns, self.took_ns)
+        elapsed_ns = now_ns - self.now_ns
+        return Look(now_ns, elapsed_ns, usual_ns, longest_ns, self.took_ns, ends_wait=ends_wait)
 
     @property
     def half_ns(self) -> int:
-        """Half of the interval, for what was seen at its beginning.
+        """Half of the interval, for what was seen at its beginning; all, if it just ended.
 
         What makes an interval longer than it may be is seen at its end; unless it is the look
         before, in which the machine may have stood still, or the garbage collector run.
         """
+        if self.ends_wait:
+            return self.elapsed_ns
         return self.stood_ns + min(self.elapsed_ns - self.stood_ns, self.longest_ns) // 2
 
 

@@ -112,6 +112,8 @@ class StackSampler:
         self._noted_ns = self._cpu_ns = self._took_ns = self._waits = self._noted_until_ns = 0
         self._contenders = 0
         self._others = ThreadsAtRest()
+        # Whether the main thread had to be looked at from outside, and waited until this look.
+        self._watched = self._ends_wait = False
         # Signals' handlers run in the main thread alone.
         self._interrupted_ident = threading.main_thread().ident or 0
         self._held_up_ns = self._own_ns = self._ticks = self._missed = self._failed = 0
@@ -240,6 +242,8 @@ class StackSampler:
         self._noted_until_ns = 0
         missed_ns = 0
         try:
+            self._ends_wait = interrupted is not None and self._watched
+            self._watched = interrupted is None
             if interrupted is None:
                 self._ticks += 1
             else:
@@ -349,7 +353,9 @@ class StackSampler:
         """Return the look that follows one which others may have been left out after."""
         left_out_ns = max(0, now_ns - self._last.elapsed_ns - last.now_ns)
         pace = self._pace
-        return last.following(now_ns, pace.interval_ns, left_out_ns + pace.longest_ns)
+        return last.following(
+            now_ns, pace.interval_ns, left_out_ns + pace.longest_ns, ends_wait=self._ends_wait
+        )
 
     def _note(
         self, now_ns: int, used_ns: int, interrupted: FrameType, *, may_have_waited: bool

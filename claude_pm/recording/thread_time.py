@@ -274,8 +274,10 @@ class ThreadTime:
         self, before: Sight, now: Sight, look: Look, ran_ns: int, split: _Split | None
     ) -> None:
         """Charge an interval in which an event loop ran on, and then had nothing to do."""
+        # The look before kept it from running, unless it was its own.
+        stood_ns = 0 if now.is_interrupted else min(look.stood_ns, look.elapsed_ns - ran_ns)
         ran_ns -= self._loops_own(now, ran_ns)
-        self._add(before, RUNNING, ran_ns, ran_ns)
+        self._add(before, RUNNING, ran_ns + stood_ns, ran_ns)
         if split is not None:
             self._end_run(split, max(0, look.stood_ns + look.usual_ns - ran_ns))
 

@@ -316,6 +316,32 @@ class TestWhom:
         assert found["waiting"] > WAIT_S / 2
         assert rows_of(recorded, "sleeps")["cpu_s"].sum() < WAIT_S / 4
 
+    def test_loop_of_another_thread(self) -> None:
+        """Coroutines that run in another thread's loop are seen while the main thread waits."""
+        true = {"running": 0.0, "waiting": 0.0}
+
+        async def answers() -> None:
+            with claude_pm.span("answer", agent="qa"):
+                begun = time.thread_time()
+                burn(0.02)
+                true["running"] += time.thread_time() - begun
+                begun = time.perf_counter()
+                await asyncio.sleep(0.04)
+                true["waiting"] += time.perf_counter() - begun
+
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever)
+        thread.start()
+        with sample() as recorded:
+            for _ in range(20):
+                asyncio.run_coroutine_threadsafe(answers(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+        of_agent = recorded.samples[recorded.samples["agent"] == "qa"].groupby("state")
+        assert of_agent["cpu_s"].sum()["running"] == pytest.approx(true["running"], rel=0.15)
+        assert of_agent["weight_s"].sum()["waiting"] == pytest.approx(true["waiting"], rel=0.15)
+
     def test_threads_that_rest(self) -> None:
         """What other threads wait for has its whole time, while only the main thread runs."""
         over = threading.Event()

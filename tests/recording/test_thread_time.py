@@ -59,6 +59,7 @@ class Thread:
     def look(
         self, code: object, place: int, *, after_ns: int, used_ns: int, waited: bool = True,
         task: str | None = None, is_idle: bool = False, usual_ns: int = 0,
+        is_interrupted: bool = True, stood_ns: int = 0, ends_wait: bool = False,
     ) -> None:  # fmt: skip
         """Look at it: it is in that code, and used so much CPU time since the last look."""
         self._now_ns += after_ns
@@ -66,10 +67,14 @@ class Thread:
         stack = self._root.of([code.__code__])  # type: ignore[attr-defined]
         sight = Sight(
             whom=Whom(stack, None, "MainThread", task), task=None, place=(place, place),
-            is_loop=is_idle or task is not None, is_idle_loop=is_idle, is_interrupted=True,
+            is_loop=is_idle or task is not None, is_idle_loop=is_idle,
+            is_interrupted=is_interrupted,
         )  # fmt: skip
         usual_ns = usual_ns or after_ns
-        look = Look(self._now_ns, after_ns, usual_ns, usual_ns * (2 if self._waits else 1))
+        look = Look(
+            self._now_ns, after_ns, usual_ns, usual_ns * (2 if self._waits else 1), stood_ns,
+            ends_wait=ends_wait,
+        )  # fmt: skip
         self._waits = is_idle
         self._time.look(look, sight, self._cpu_ns, waited=waited)
 
@@ -195,6 +200,28 @@ def test_what_a_task_does_first_and_last() -> None:
     thread.end()
     assert thread.cpu["prepares"] == pytest.approx(4000 * 2 * edge_ns, rel=0.12)
     assert thread.cpu["burns"] == pytest.approx(4000 * burn_ns, rel=0.01)
+
+
+def test_looked_at_as_its_wait_is_over() -> None:
+    """What ended the main thread's wait has just been done: what it did before has all of it."""
+    thread = Thread()
+    thread.look(sleeps, 7, after_ns=0, used_ns=0)
+    thread.look(sleeps, 7, after_ns=10 * MS, used_ns=0)
+    thread.look(prepares, 9, after_ns=10 * MS, used_ns=0, ends_wait=True)
+    assert thread.charged["sleeps", "waiting"] == 20 * MS
+    assert thread.charged["prepares", "waiting"] == 0
+
+
+def test_kept_from_running_by_a_look() -> None:
+    """A task of another thread's loop runs on for as long as a look has held it up."""
+    thread = Thread()
+    thread.look(burns, 1, task="a", after_ns=0, used_ns=0, is_interrupted=False)
+    thread.look(burns, 2, task="a", after_ns=2 * MS, used_ns=2 * MS, is_interrupted=False)
+    thread.look(
+        sleeps, 3, is_idle=True, after_ns=4 * MS, used_ns=MS, stood_ns=MS, is_interrupted=False
+    )
+    assert thread.charged["burns", "running"] == 4 * MS
+    assert thread.cpu["burns"] == 3 * MS
 
 
 @pytest.mark.parametrize(("used_ns", "rest"), [(0, "waiting"), (5 * MS, "running")])

@@ -228,23 +228,6 @@ def jobs_waited_for(truth: Truth) -> None:
         thread.join()
 
 
-def loop_of_another_thread(truth: Truth) -> None:
-    """Coroutines that an event loop in another thread runs, for which the main thread waits."""
-
-    async def coroutine() -> None:
-        burn_a(truth, 0.01)
-        await wait_a(truth, 0.02)
-
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    for _ in range(50):
-        asyncio.run_coroutine_threadsafe(coroutine(), loop).result()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
-
-
 def cancellation_and_exceptions(truth: Truth) -> None:
     """Work and waiting that end with an exception, and waits that are cancelled."""
 
@@ -319,7 +302,6 @@ WORKLOADS: dict[str, Callable[[Truth], None]] = {
     "gather of concurrent tasks": gathered_tasks,
     "executor threads": executor_threads,
     "jobs waited for": jobs_waited_for,
-    "loop of another thread": loop_of_another_thread,
     "cancellation and exceptions": cancellation_and_exceptions,
     "async generators": async_generators,
     "subprocesses": subprocesses,
