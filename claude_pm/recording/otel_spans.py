@@ -42,6 +42,8 @@ SCOPE = "otel.scope.name"
 """The library that made a span."""
 # A start or end that was given by hand, and not read when the processor was called.
 _GIVEN_NS = 1_000_000
+# Two clocks are read at once if nothing was let in between, which more than so long tells.
+_AT_ONCE_NS, _READINGS = 50_000, 10
 
 _Key = tuple[int, int]
 
@@ -368,8 +370,19 @@ def _clock_ns(time_ns: int | None, now_ns: int) -> int:
     """Return a wall-clock time on the clock of our spans; one of just now is the reading's."""
     if time_ns is None:
         return now_ns
-    since_ns = time.time_ns() - time_ns
+    wall_ns, clock_ns = _both_clocks()
+    since_ns = wall_ns - time_ns - (clock_ns - now_ns)
     return now_ns - since_ns if abs(since_ns) > _GIVEN_NS else now_ns
+
+
+def _both_clocks() -> tuple[int, int]:
+    """Return what the wall clock and the clock of our spans say at the same time."""
+    wall_ns = clock_ns = 0
+    for _ in range(_READINGS):
+        clock_ns, wall_ns = time.perf_counter_ns(), time.time_ns()
+        if time.perf_counter_ns() - clock_ns < _AT_ONCE_NS:
+            break
+    return wall_ns, clock_ns
 
 
 def _task_name() -> str | None:

@@ -293,6 +293,33 @@ def test_explicit_times(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["duration_s"] == pytest.approx(3.0)
 
 
+def test_clocks_read_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process that is let in between the readings of two clocks moves no span."""
+    session = profile(cpu=None, memory=None)
+    with session as recorded:
+        clock_ns, ahead_ns = time.perf_counter_ns(), 10**18
+        let_in_ns = iter([0, 20_000_000, 0, 0, 30_000_000, 0])
+
+        def wall_ns() -> int:
+            nonlocal clock_ns
+            clock_ns += next(let_in_ns, 0)
+            return clock_ns + ahead_ns
+
+        clocks = SimpleNamespace(time_ns=wall_ns, perf_counter_ns=lambda: clock_ns)
+        monkeypatch.setattr(otel_spans, "time", clocks)
+        starts_ns = []
+        for name in ("one", "two", "three"):
+            starts_ns.append(clock_ns)
+            theirs = trace.get_tracer("theirs").start_span(name, start_time=clock_ns + ahead_ns)
+            theirs.end(end_time=clock_ns + ahead_ns)
+    assert session.recorder is not None
+    assert recorded.spans["name"].tolist() == ["one", "two", "three"]
+    origin_ns = session.recorder.origin_ns
+    assert recorded.spans["start_s"].tolist() == [
+        pytest.approx((start_ns - origin_ns) / 1e9) for start_ns in starts_ns
+    ]
+
+
 def test_getting_ready_takes_none_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a provider takes, and the SDK's import before it, is over when the time begins."""
     begin = Recorder.begin
