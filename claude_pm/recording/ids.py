@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 # Ids need no secrecy; a generator of our own leaves the user's seeds alone.
@@ -25,3 +26,8 @@ def new_span_id() -> int:
     from it.
     """
     return _random.getrandbits(62) or 1
+
+
+if hasattr(os, "register_at_fork"):
+    # Else two children forked in turn would give their spans the same ids.
+    os.register_at_fork(after_in_child=_random.seed)

@@ -274,8 +274,9 @@ class ThreadTime:
         self, before: Sight, now: Sight, look: Look, ran_ns: int, split: _Split | None
     ) -> None:
         """Charge an interval in which an event loop ran on, and then had nothing to do."""
-        # The look before kept it from running, unless it was its own.
-        stood_ns = 0 if now.is_interrupted else min(look.stood_ns, look.elapsed_ns - ran_ns)
+        # The look before kept it from running, unless that may have been its own.
+        looks = self.thread is threading.main_thread()
+        stood_ns = 0 if looks else min(look.stood_ns, look.elapsed_ns - ran_ns)
         ran_ns -= self._loops_own(now, ran_ns)
         self._add(before, RUNNING, ran_ns + stood_ns, ran_ns)
         if split is not None:

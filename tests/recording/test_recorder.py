@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from claude_pm.profiles import schema
-from claude_pm.recording import span, span_rows
+from claude_pm.recording import ids, span, span_rows
 from claude_pm.recording.recorder import Recorder
 from claude_pm.recording.span import activate, deactivate
+from tests.forked_child import in_forked_child, needs_fork
 
 _MS = 1_000_000
 
@@ -471,3 +472,9 @@ class TestRemoteParent:
         found = recorder.spans_frame().set_index("name")
         assert found.loc["request", "parent_id"] == span_id
         assert set(found["trace_id"]) == {trace_id}
+
+
+@needs_fork
+def test_ids_of_forked_children() -> None:
+    """Children forked in turn do not give their spans the same ids."""
+    assert in_forked_child(ids.new_span_id) != in_forked_child(ids.new_span_id)

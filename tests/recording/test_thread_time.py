@@ -34,12 +34,14 @@ def prepares() -> None:
 class Thread:
     """A thread that is looked at; its clocks go on as it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, thread: threading.Thread | None = None) -> None:
+        thread = thread or threading.main_thread()
+        self._is_main = thread is threading.main_thread()
         self._root = Stack()
         self.charged: dict[tuple[str, str], int] = defaultdict(int)
         self.cpu: dict[str, int] = defaultdict(int)
         self.tasks: dict[str | None, int] = defaultdict(int)
-        self._time = ThreadTime(1, threading.main_thread(), self._charges(), Interruption())
+        self._time = ThreadTime(1, thread, self._charges(), Interruption())
         self._now_ns = self._cpu_ns = 0
         self._waits = False
 
@@ -59,7 +61,7 @@ class Thread:
     def look(
         self, code: object, place: int, *, after_ns: int, used_ns: int, waited: bool = True,
         task: str | None = None, is_idle: bool = False, usual_ns: int = 0,
-        is_interrupted: bool = True, stood_ns: int = 0, ends_wait: bool = False,
+        stood_ns: int = 0, ends_wait: bool = False,
     ) -> None:  # fmt: skip
         """Look at it: it is in that code, and used so much CPU time since the last look."""
         self._now_ns += after_ns
@@ -68,7 +70,7 @@ class Thread:
         sight = Sight(
             whom=Whom(stack, None, "MainThread", task), task=None, place=(place, place),
             is_loop=is_idle or task is not None, is_idle_loop=is_idle,
-            is_interrupted=is_interrupted,
+            is_interrupted=self._is_main,
         )  # fmt: skip
         usual_ns = usual_ns or after_ns
         look = Look(
@@ -214,12 +216,10 @@ def test_looked_at_as_its_wait_is_over() -> None:
 
 def test_kept_from_running_by_a_look() -> None:
     """A task of another thread's loop runs on for as long as a look has held it up."""
-    thread = Thread()
-    thread.look(burns, 1, task="a", after_ns=0, used_ns=0, is_interrupted=False)
-    thread.look(burns, 2, task="a", after_ns=2 * MS, used_ns=2 * MS, is_interrupted=False)
-    thread.look(
-        sleeps, 3, is_idle=True, after_ns=4 * MS, used_ns=MS, stood_ns=MS, is_interrupted=False
-    )
+    thread = Thread(threading.Thread())
+    thread.look(burns, 1, task="a", after_ns=0, used_ns=0)
+    thread.look(burns, 2, task="a", after_ns=2 * MS, used_ns=2 * MS)
+    thread.look(sleeps, 3, is_idle=True, after_ns=4 * MS, used_ns=MS, stood_ns=MS)
     assert thread.charged["burns", "running"] == 4 * MS
     assert thread.cpu["burns"] == 3 * MS
 
