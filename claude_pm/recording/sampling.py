@@ -163,6 +163,8 @@ class StackSampler:
             self._fail(error)
         finally:
             _active = None
+            if self._timer is not None:
+                self._timer.stop()  # an interrupt may have come before it was, or meanwhile
             sys.setswitchinterval(self._switch_s)
             for thread in self._threads.values():
                 thread.end(0)

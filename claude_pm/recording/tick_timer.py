@@ -138,6 +138,7 @@ class _SignalTimer:
         self._watcher = threading.Thread(target=self._watch, name="claude_pm-sampler", daemon=True)
         self._kernels_tick_ns = int(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e9)
         self._timers: list[ctypes.c_void_p] = []
+        self._late_file = -1
         try:
             self._timer = self._made(_CLOCK_MONOTONIC)
             self._cpu_timer = self._made(_CLOCK_THREAD_CPUTIME_ID)
@@ -145,7 +146,7 @@ class _SignalTimer:
                 self._libc.timerfd_create(_CLOCK_MONOTONIC, os.O_CLOEXEC)
             )
         except OSError:
-            self._delete_timers()
+            self._end()
             raise
 
     def _made(self, clock: int) -> ctypes.c_void_p:
@@ -163,10 +164,6 @@ class _SignalTimer:
             raise OSError(ctypes.get_errno(), "no timer can be had")
         return result
 
-    def _delete_timers(self) -> None:
-        while self._timers:
-            self._libc.timer_delete(self._timers.pop())
-
     def start(self) -> None:
         self._before = signal.signal(self._signal, self._interrupted)
         # Reads and writes of C code that are interrupted go on by themselves.
@@ -177,27 +174,34 @@ class _SignalTimer:
         self._watcher.start()
 
     def stop(self) -> None:
-        self._delete_timers()
-        if not self._running:
-            if self._watcher.ident is None and self._late_file >= 0:
-                os.close(self._late_file)
-                self._late_file = -1
-            return
-        self._running = False
+        was_running, self._running = self._running, False
         try:
-            self._settime_of_file(self._late_file, 0, ctypes.byref(self._now), None)
-            self._watcher.join()
+            self._end()
+            if self._watcher.ident is not None:
+                self._watcher.join()
         finally:
-            if threading.current_thread() is threading.main_thread():
-                self._give_signal_back()
+            # Again, if an interrupt came between: a timer that went on would end the process.
+            self._end()
+            if not was_running:
+                pass
+            elif threading.current_thread() is threading.main_thread():
+                # Not to the default at once, which is to end the process.
+                signal.signal(self._signal, signal.SIG_IGN)
+                signal.signal(self._signal, self._before)
             else:
-                # It can only be given back in the main thread: by the handler.
+                # Only the main thread can give it back: the handler does.
                 signal.pthread_kill(threading.main_thread().ident or 0, self._signal)
 
-    def _give_signal_back(self) -> None:
-        # Not to the default at once, which is to end the process.
-        signal.signal(self._signal, signal.SIG_IGN)
-        signal.signal(self._signal, self._before)
+    def _end(self) -> None:
+        """Delete the timers, and let the watcher end; safe to call twice."""
+        while self._timers:
+            self._libc.timer_delete(self._timers[-1])
+            self._timers.pop()
+        if self._watcher.is_alive():
+            self._settime_of_file(self._late_file, 0, ctypes.byref(self._now), None)
+        elif self._watcher.ident is None and self._late_file >= 0:
+            late_file, self._late_file = self._late_file, -1
+            os.close(late_file)
 
     def _arm(self) -> None:
         """Set the timers; anew, if the handler of another signal has come between and set them."""
@@ -234,7 +238,9 @@ class _SignalTimer:
 
     def _interrupted(self, _signal: int, frame: FrameType | None) -> None:
         if not self._running:
-            self._give_signal_back()
+            if not self._timers:
+                # Ended by another thread. Not to the default: one may still be on its way.
+                signal.signal(self._signal, signal.SIG_IGN)
             return
         loop = _get_running_loop()
         if loop is not None and getattr(loop, "_signal_handlers", None):
@@ -344,6 +350,6 @@ def _take_back(number: int, loop: AbstractEventLoop) -> None:
 def _free_signal() -> int:
     """Return a real-time signal that nobody handles."""
     for number in range(signal.SIGRTMAX - 1, signal.SIGRTMIN, -1):
-        if signal.getsignal(number) == signal.SIG_DFL:
+        if signal.getsignal(number) in {signal.SIG_DFL, signal.SIG_IGN}:
             return number
     raise OSError(errno.EBUSY, "every real-time signal has a handler")
