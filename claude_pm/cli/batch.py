@@ -66,7 +66,12 @@ def batch(
         typer.echo("Run it again: it goes on with what has no answer yet.", err=True)
         raise
     finally:
-        saved = session.stop().save() if save else None
+        saved = None
+        if save:
+            try:
+                session.stop()
+            finally:  # an interrupt may come here too
+                saved = session.profile.save()
     if as_json:
         print_json({**asdict(report), "profile": saved})
     else:

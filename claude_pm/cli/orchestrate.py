@@ -62,7 +62,12 @@ def orchestrate(
     try:
         response = asyncio.run(ask())
     finally:
-        saved = session.stop().save() if save else None
+        saved = None
+        if save:
+            try:
+                session.stop()
+            finally:  # an interrupt may come here too
+                saved = session.profile.save()
     if as_json:
         print_json({**asdict(response), "profile": saved})
         return

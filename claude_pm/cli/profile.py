@@ -76,9 +76,17 @@ def profile_script(
     except KeyboardInterrupt as interrupt:
         failure, exit_code = interrupt, 130
     finally:
-        session.end_recording()
+        # An interrupt may come here too: what was recorded is saved.
+        try:
+            session.end_recording()
+        except KeyboardInterrupt as interrupt:
+            failure, exit_code = interrupt, 130
         found = _lines(second_run, failure)
-        profile = session.stop(more={"lines": found.rows})
+        try:
+            session.stop(more={"lines": found.rows})
+        except KeyboardInterrupt:
+            exit_code = 130
+        profile = session.profile
         if lines:
             profile.meta["lines"] = found.said
         saved = profile.save()

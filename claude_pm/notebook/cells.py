@@ -273,14 +273,18 @@ class Recording:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.session.end_recording()
-        lines = self._lines(error_type)
-        if lines is None:
-            self.session.stop()
-        else:
-            self.session.stop(more={"lines": lines.rows})
-            self.said = self.session.profile.meta["lines"] = lines.said
-        self._at_end(self)
+        lines = None
+        # Whatever goes wrong here, an interrupt too: what was recorded is kept.
+        try:
+            self.session.end_recording()
+            lines = self._lines(error_type)
+        finally:
+            try:
+                self.session.stop(more=None if lines is None else {"lines": lines.rows})
+            finally:
+                if lines is not None:
+                    self.said = self.session.profile.meta["lines"] = lines.said
+                self._at_end(self)
 
     def _lines(self, error_type: type[BaseException] | None) -> LinesResult | None:
         if self._second_run is None or isinstance(self._second_run, LinesResult):

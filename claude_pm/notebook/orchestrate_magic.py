@@ -106,9 +106,8 @@ class OrchestrateMagics(Magics):
                 async with _interruptible():
                     await _ask_in_turns(trial, orchestrator, agent, request, names, options)
             finally:
-                experiment = trial.stop()
-                keep(self._shell, experiment, keeping)
-            return experiment
+                self._end(trial, keeping)
+            return trial.stop()
         session = ProfileSession(name, **recording)
         session.start()
         try:
@@ -120,9 +119,15 @@ class OrchestrateMagics(Magics):
                         self._shell, orchestrator, agent, request, modes[0], options
                     )
         finally:
-            session.stop()
-            keep(self._shell, session.profile, keeping)
+            self._end(session, keeping)
         return session.profile
+
+    def _end(self, session: ProfileSession | ExperimentSession, keeping: Keeping) -> None:
+        """End the recording and keep it, if an interrupt comes meanwhile too."""
+        try:
+            session.stop()
+        finally:
+            keep(self._shell, session.stop(), keeping)
 
     def _orchestrator_for(self, model: str | None) -> Orchestrator:
         settings: Settings = read_settings(model=model)

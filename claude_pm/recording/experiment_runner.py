@@ -96,8 +96,9 @@ def experiment(
         # It ended the experiment, and nothing else: what was measured shall be had.
         session.say_interrupted()
     finally:
-        experiment = session.stop()
-    return experiment
+        with contextlib.suppress(KeyboardInterrupt):  # it comes too late to end anything
+            session.stop()
+    return session.stop()
 
 
 class ExperimentSession:
@@ -144,7 +145,10 @@ class ExperimentSession:
         self._session.start()
 
     def stop(self, **options: Any) -> Experiment:
-        """End the recording; the options are those of :meth:`ProfileSession.stop`."""
+        """End the recording; the options are those of :meth:`ProfileSession.stop`.
+
+        If an interrupt came meanwhile, and was raised, the next call returns the experiment.
+        """
         if self._experiment is None:
             profile = self._session.stop(**options)
             self._line.close()

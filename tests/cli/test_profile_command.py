@@ -82,6 +82,19 @@ class TestLines:
         assert len(saved(stderr, tmp_path).functions) > 0
 
 
+@pytest.mark.slow
+def test_interrupted_as_it_ends(tmp_path: Path) -> None:
+    """A Ctrl-C while the profile is made ends the command; the profile is saved."""
+    (tmp_path / "job.py").write_text(
+        "from claude_pm.recording import profile_session\n"
+        "def interrupted(): raise KeyboardInterrupt\n"
+        "profile_session._git_state = interrupted\n"
+    )
+    code, _, stderr = run("job.py", cwd=tmp_path)
+    assert code == 130
+    assert saved(stderr, tmp_path).meta["git_commit"] is None
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -134,6 +134,19 @@ class TestCell:
         seen = kernel.run("stopped.spans.loc[0, ['name', 'status']].tolist()")
         assert seen.text == "['long', 'cancelled']"
 
+    def test_interrupt_as_the_profile_is_made(self, kernel: Kernel) -> None:
+        """A Ctrl-C after the cell's code has ended loses nothing of it."""
+        kernel.run(
+            "from claude_pm.recording import profile_session\n"
+            "asks_git = profile_session._git_state\n"
+            "def interrupted():\n    profile_session._git_state = asks_git\n"
+            "    raise KeyboardInterrupt\n"
+            "profile_session._git_state = interrupted"
+        )
+        ran = kernel.run("%%claude_pm_profile --as kept\nwith claude_pm.span('nap'):\n    pass")
+        assert ran.error == "KeyboardInterrupt"
+        assert kernel.run("list(kept.spans['name'])").text == "['nap']"
+
     def test_interrupt_of_a_busy_cell(self, kernel: Kernel) -> None:
         """The same holds for code that does not await."""
         ran = kernel.run_and_interrupt(

@@ -386,6 +386,17 @@ class TestFailures:
         assert made.meta["experiment"]["complete"] is False
         assert made.samples["status"].tolist() == ["ok", "cancelled"]
 
+    def test_interrupt_as_it_ends(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An interrupt after the last sample has nothing left to end."""
+
+        def interrupted() -> tuple[str | None, bool | None]:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("claude_pm.recording.profile_session._git_state", interrupted)
+        made = claude_pm.experiment({"a": lambda: None}, repeat=3)
+        assert made.meta["experiment"]["complete"] is True
+        assert (~made.samples["warmup"]).sum() == 3
+
     @pytest.mark.parametrize("awaited", [False, True])
     @pytest.mark.parametrize("running_loop", [False, True])
     def test_interrupt_keeps(self, awaited: bool, running_loop: bool) -> None:
