@@ -286,7 +286,7 @@ class StackSampler:
         self._own_ns += took_ns
         self._held_up_ns += took_ns if held_up else 0
         self._last_at_all.took_ns = took_ns
-        if self._last_at_tasks.now_ns == self._last_at_all.now_ns:
+        if self._last_at_tasks.now_ns >= now_ns:
             self._last_at_tasks.took_ns = took_ns
 
     def _runs_on(self) -> bool:
