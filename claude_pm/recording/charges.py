@@ -39,14 +39,20 @@ class Look:
 
     @property
     def half_ns(self) -> int:
-        """Half of the interval, for what was seen at its beginning; all, if it just ended.
+        """Half of the interval, for what was seen at its beginning.
 
         What makes an interval longer than it may be is seen at its end; unless it is the look
         before, in which the machine may have stood still, or the garbage collector run.
         """
-        if self.ends_wait:
-            return self.elapsed_ns
         return self.stood_ns + min(self.elapsed_ns - self.stood_ns, self.longest_ns) // 2
+
+    @property
+    def waited_ns(self) -> int:
+        """How much of the interval is a wait's that was seen at its beginning: half, mostly.
+
+        All, where what it waited for has just been done.
+        """
+        return self.elapsed_ns if self.ends_wait else self.half_ns
 
 
 class Whom(NamedTuple):

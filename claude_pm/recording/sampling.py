@@ -426,7 +426,7 @@ class StackSampler:
         thread, known = threads.get(ident), self._threads.get(ident)
         if known is None or known.thread is not thread:
             if known is not None:
-                known.end(look.half_ns)  # a new thread may get the ident of one that has ended
+                known.end(look.waited_ns)  # a new thread may get the ident of one that has ended
             known = ThreadTime(ident, thread, self._charges, self._interruption)
             self._threads[ident] = known
         return known
@@ -497,7 +497,7 @@ class StackSampler:
             others.waited = others.waited and (is_interrupted or known.rests)
         if len(self._threads) > len(frames):
             for ident in self._threads.keys() - frames.keys():
-                self._threads.pop(ident).end(look.half_ns)
+                self._threads.pop(ident).end(look.waited_ns)
         is_late = self._last.elapsed_ns > _LATE * self._pace.interval_ns
         if here != self._interrupted_ident or (is_late and self._contenders > 1):
             # Threads that want the interpreter's lock keep each other waiting, and us.

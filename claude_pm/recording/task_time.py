@@ -73,7 +73,7 @@ class TaskTime:
             self._waiter = None if waiter is None else ref(waiter)
             if now is not before or span != self.span:
                 if not self._was_running:
-                    half_ns = min(rest_ns, look.half_ns)
+                    half_ns = min(rest_ns, look.waited_ns)
                     self._wait(half_ns)
                     rest_ns -= half_ns
                 self.settle()
@@ -88,7 +88,7 @@ class TaskTime:
     def end(self, look: Look) -> None:
         """Charge what it waited before it ended, some time in the interval."""
         if not self._was_running:
-            self._wait(min(self._rest_ns(look), look.half_ns))
+            self._wait(min(self._rest_ns(look), look.waited_ns))
         self.settle()
 
     def settle(self) -> None:

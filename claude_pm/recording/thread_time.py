@@ -65,7 +65,6 @@ class _Undecided(NamedTuple):
     ran_ns: int
     rest_ns: int
     cpu_ns: int
-    half_ns: int
 
 
 class _Split(NamedTuple):
@@ -238,9 +237,7 @@ class ThreadTime:
             self._add(now, RUNNING, ran_ns - half_ns, ran_ns - half_ns)
             self.running = True
         else:
-            self._undecided = _Undecided(
-                before, now, ran_ns, elapsed_ns - ran_ns, used_ns, look.half_ns
-            )
+            self._undecided = _Undecided(before, now, ran_ns, elapsed_ns - ran_ns, used_ns)
             if now.task is not None:
                 # All of it will be charged to the task, though it is not said yet where.
                 now.task.ran_ns += elapsed_ns
@@ -298,7 +295,7 @@ class ThreadTime:
         self.running = False
         before_ns = 0
         if before is not now and not (before.is_loop or now.is_loop):
-            before_ns = min(look.half_ns, look.elapsed_ns)
+            before_ns = min(look.waited_ns, look.elapsed_ns)
             self._add(before, WAITING, before_ns, 0)
         # CPU time may be less than nothing, as the cost of an interruption is an estimate.
         self._add(now, WAITING, look.elapsed_ns - before_ns, used_ns)
@@ -357,7 +354,7 @@ class ThreadTime:
         """
         if self._undecided is None:
             return
-        before, now, ran_ns, rest_ns, used_ns, half_ns = self._undecided
+        before, now, ran_ns, rest_ns, used_ns = self._undecided
         self._undecided = None
         # The task has been told.
         before, now = before._replace(task=None), now._replace(task=None)
@@ -372,11 +369,10 @@ class ThreadTime:
         elif runs and not self.running:
             waited = before
         elif runs:
-            half_ns = min(half_ns, ran_ns // 2)
-            used_first_ns = used_ns * half_ns // ran_ns if ran_ns else 0
-            self._add(before, RUNNING, half_ns, used_first_ns)
+            half_ns = ran_ns // 2
+            self._add(before, RUNNING, half_ns, used_ns // 2)
             ran_ns -= half_ns
-            used_ns -= used_first_ns
+            used_ns -= used_ns // 2
         self._add(ran, RUNNING, ran_ns, used_ns)
         if ran is not waited:
             # Where threads share the interpreter's lock, to run is to wait for it too.
