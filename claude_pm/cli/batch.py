@@ -66,12 +66,7 @@ def batch(
         typer.echo("Run it again: it goes on with what has no answer yet.", err=True)
         raise
     finally:
-        saved = None
-        if save:
-            try:
-                session.stop()
-            finally:  # an interrupt may come here too
-                saved = session.profile.save()
+        saved = session.stop_and_save() if save else None
     if as_json:
         print_json({**asdict(report), "profile": saved})
     else:

@@ -62,12 +62,7 @@ def orchestrate(
     try:
         response = asyncio.run(ask())
     finally:
-        saved = None
-        if save:
-            try:
-                session.stop()
-            finally:  # an interrupt may come here too
-                saved = session.profile.save()
+        saved = session.stop_and_save() if save else None
     if as_json:
         print_json({**asdict(response), "profile": saved})
         return

@@ -55,11 +55,7 @@ class _Recording:
     def end(self, folder: str) -> str:
         self._shell.events.unregister("pre_run_cell", self._pre_run_cell)
         self._shell.events.unregister("post_run_cell", self._post_run_cell)
-        try:
-            self._session.stop(source="\n\n".join(self._sources))
-        finally:
-            saved = self._session.profile.save(folder)
-        return str(saved)
+        return str(self._session.stop_and_save(folder, source="\n\n".join(self._sources)))
 
     def _pre_run_cell(self, info: ExecutionInfo) -> None:
         if self._session.recorder is None:

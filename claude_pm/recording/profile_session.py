@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
@@ -174,6 +175,14 @@ class ProfileSession:
             steps.take(lambda: self._fill(recorder, source or self._source, more or {}))
             steps.raise_first()
         return self.profile
+
+    def stop_and_save(self, folder: str | None = None, *, source: str | None = None) -> Path:
+        """Do as :meth:`stop`, and save the profile, even if that is interrupted; return where."""
+        try:
+            self.stop(source=source)
+        finally:
+            saved = self.profile.save(folder)
+        return saved
 
     def repeats(self, n: int) -> Iterator[int]:
         """Count to ``n`` around code that is repeated to find what it keeps.

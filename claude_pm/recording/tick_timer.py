@@ -182,15 +182,17 @@ class _SignalTimer:
         finally:
             # Again, if an interrupt came between: a timer that went on would end the process.
             self._end()
-            if not was_running:
-                pass
-            elif threading.current_thread() is threading.main_thread():
-                # Not to the default at once, which is to end the process.
-                signal.signal(self._signal, signal.SIG_IGN)
-                signal.signal(self._signal, self._before)
-            else:
-                # Only the main thread can give it back: the handler does.
-                signal.pthread_kill(threading.main_thread().ident or 0, self._signal)
+            if was_running:
+                self._give_signal_back()
+
+    def _give_signal_back(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            # Not to the default at once, which is to end the process.
+            signal.signal(self._signal, signal.SIG_IGN)
+            signal.signal(self._signal, self._before)
+        else:
+            # Only the main thread can: the handler does.
+            signal.pthread_kill(threading.main_thread().ident or 0, self._signal)
 
     def _end(self) -> None:
         """Delete the timers, and let the watcher end; safe to call twice."""

@@ -475,6 +475,22 @@ class TestEnd:
         assert begun[0].stopped
         assert active_recorders == []
 
+    def test_interrupted_before_it_is_saved(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The profile is saved, and then the interrupt is raised."""
+
+        def interrupted() -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(profile_session, "_git_state", interrupted)
+        session = ProfileSession("work", cpu=None, memory=None)
+        session.start()
+        with span("nap"):
+            pass
+        with pytest.raises(KeyboardInterrupt):
+            session.stop_and_save()
+        (saved,) = claude_pm.list_profiles()["id"]
+        assert claude_pm.load(saved).spans["name"].tolist() == ["nap"]
+
     def test_interrupted_git(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A Ctrl-C while git is asked leaves its state unknown, and is raised in the end."""
 
