@@ -7,6 +7,7 @@ installed or run.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -163,12 +164,11 @@ def _show_progress(process: subprocess.Popen[bytes], folder: Path) -> None:
 
 def _folder_bytes(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size
-        except OSError:
-            # pip moves its files while we look.
-            continue
+    # pip moves and removes its files and folders while we look: what is gone counts for nothing.
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += Path(parent, name).stat().st_size
     return total
 
 

@@ -8,6 +8,7 @@ import io
 import os
 import shutil
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -212,6 +213,25 @@ def test_check_names_both_sums(tmp_path: Path) -> None:
         check_weights(path)
     assert str(path) in str(caught.value)
     assert "claude-pm models pull" in str(caught.value)
+
+
+def test_progress_outlives_a_folder_that_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip removes its folders while the progress bar looks into them."""
+    (tmp_path / "kept").write_bytes(bytes(5))
+    going = tmp_path / "going"
+    going.mkdir()
+    scandir = os.scandir
+
+    def as_it_goes(path: str | Path = ".") -> Iterator[os.DirEntry[str]]:
+        if Path(path) == going:
+            going.rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", as_it_goes)
+    assert weights._folder_bytes(tmp_path) == 5
+    assert not going.exists()
 
 
 @pytest.mark.slow
