@@ -29,13 +29,24 @@ class Look:
     """How long it took itself, once it is over."""
     ends_wait: bool = False
     """Whether it came just when others ended what the main thread waited for."""
+    contended: bool = False
+    """Whether threads competed, by the look before: each is kept from running by the others."""
 
     def following(
-        self, now_ns: int, usual_ns: int, longest_ns: int, *, ends_wait: bool = False
+        self,
+        now_ns: int,
+        usual_ns: int,
+        longest_ns: int,
+        *,
+        contended: bool,
+        ends_wait: bool = False,
     ) -> Look:
         """Return the look that follows this one."""
         elapsed_ns = now_ns - self.now_ns
-        return Look(now_ns, elapsed_ns, usual_ns, longest_ns, self.took_ns, ends_wait=ends_wait)
+        return Look(
+            now_ns, elapsed_ns, usual_ns, longest_ns, self.took_ns,
+            ends_wait=ends_wait, contended=contended,
+        )  # fmt: skip
 
     @property
     def half_ns(self) -> int:

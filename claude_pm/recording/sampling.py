@@ -58,6 +58,8 @@ _NOTED_NS, _RAN_ON = 100_000_000, 0.95
 _TASKS_APART_NS = 20_000_000
 # A thread that uses so much of the time competes with others.
 _COMPETES = 0.03
+# Python's and the kernel's turns last some milliseconds each.
+_TURNS_NS = 30_000_000
 # What switching between threads more often than Python's 5 ms costs, about a tenth of the time at
 # 1 ms, is paid only where threads compete.
 _LATE, _SWITCH_S = 2, 0.001
@@ -111,6 +113,8 @@ class StackSampler:
         # how often it had waited when all threads were; and until when to note it is enough.
         self._noted_ns = self._cpu_ns = self._took_ns = self._waits = self._noted_until_ns = 0
         self._contenders = 0
+        # Until when those that competed are taken to do so, though a look may see one's turn alone.
+        self._contended_until_ns = 0
         self._others = ThreadsAtRest()
         # Whether the main thread had to be looked at from outside, and waited until this look.
         self._watched = self._ends_wait = False
@@ -346,7 +350,9 @@ class StackSampler:
         until_ns, pace = self._others.until_ns, self._pace
         if until_ns <= last.now_ns:
             return
-        look = self._last_at_all = last.following(until_ns, pace.interval_ns, pace.longest_ns)
+        look = self._last_at_all = last.following(
+            until_ns, pace.interval_ns, pace.longest_ns, contended=False
+        )
         for ident, known in self._threads.items():
             if ident != self._interrupted_ident:
                 known.go_on_waiting(look.elapsed_ns)
@@ -356,8 +362,9 @@ class StackSampler:
         left_out_ns = max(0, now_ns - self._last.elapsed_ns - last.now_ns)
         pace = self._pace
         return last.following(
-            now_ns, pace.interval_ns, left_out_ns + pace.longest_ns, ends_wait=self._ends_wait
-        )
+            now_ns, pace.interval_ns, left_out_ns + pace.longest_ns,
+            contended=now_ns < self._contended_until_ns, ends_wait=self._ends_wait,
+        )  # fmt: skip
 
     def _note(
         self, now_ns: int, used_ns: int, interrupted: FrameType, *, may_have_waited: bool
@@ -395,7 +402,12 @@ class StackSampler:
         """Return the next look at the interrupted thread; the last one took ``took_ns``."""
         pace = self._pace
         self._last.took_ns = took_ns
-        look = self._last = self._last.following(now_ns, pace.interval_ns, pace.longest_ns)
+        look = self._last = self._last.following(
+            now_ns,
+            pace.interval_ns,
+            pace.longest_ns,
+            contended=now_ns < self._contended_until_ns,
+        )
         # Not of the shortest intervals, which a look takes longer than.
         late_ns = look.elapsed_ns - look.stood_ns - pace.longest_ns
         self._missed += max(0, late_ns // max(pace.interval_ns, pace.usual_ns))
@@ -495,6 +507,8 @@ class StackSampler:
             self._contenders += known.used_ns > max(IDLE_NS, _COMPETES * look.elapsed_ns)
             self._runs = self._runs or known.running
             others.waited = others.waited and (is_interrupted or known.rests)
+        if self._contenders > 1:
+            self._contended_until_ns = look.now_ns + _TURNS_NS
         if len(self._threads) > len(frames):
             for ident in self._threads.keys() - frames.keys():
                 self._threads.pop(ident).end(look.waited_ns)

@@ -23,6 +23,8 @@ _MOSTLY = 0.5
 IDLE_NS = 150_000
 # For so long, CPU time of an event loop may be that of a task which goes on later.
 _KEPT_NS = 100_000_000
+# Who begins to run has its turn, of up to so long: only after that is it kept waiting for another.
+_TURN_NS = 5_000_000
 
 
 class Sight(NamedTuple):
@@ -65,6 +67,7 @@ class _Undecided(NamedTuple):
     ran_ns: int
     rest_ns: int
     cpu_ns: int
+    contended: bool
 
 
 class _Split(NamedTuple):
@@ -237,7 +240,9 @@ class ThreadTime:
             self._add(now, RUNNING, ran_ns - half_ns, ran_ns - half_ns)
             self.running = True
         else:
-            self._undecided = _Undecided(before, now, ran_ns, elapsed_ns - ran_ns, used_ns)
+            self._undecided = _Undecided(
+                before, now, ran_ns, elapsed_ns - ran_ns, used_ns, look.contended
+            )
             if now.task is not None:
                 # All of it will be charged to the task, though it is not said yet where.
                 now.task.ran_ns += elapsed_ns
@@ -354,29 +359,34 @@ class ThreadTime:
         """
         if self._undecided is None:
             return
-        before, now, ran_ns, rest_ns, used_ns = self._undecided
+        before, now, ran_ns, rest_ns, used_ns, contended = self._undecided
         self._undecided = None
         # The task has been told.
         before, now = before._replace(task=None), now._replace(task=None)
         waited_before, waits_now = before.whom.stack.runs is False, now.whom.stack.runs is False
+        # Who competes is kept from running by others, before that interval and after it too.
+        ran_on = contended and before.whom.stack.runs is True and now.whom.stack.runs is True
         ran = waited = now
         if waits_now and not waited_before:
             ran, runs = before, False
         elif waited_before and not waits_now:
             waited, runs = before, True
-        elif self.running and not runs:
-            ran = before
-        elif runs and not self.running:
-            waited = before
-        elif runs:
-            half_ns = ran_ns // 2
-            self._add(before, RUNNING, half_ns, used_ns // 2)
-            ran_ns -= half_ns
+        elif ran_on or (self.running and runs):
+            self._add(before, RUNNING, ran_ns // 2, used_ns // 2)
+            self._add(before, WAITING, rest_ns // 2, 0)
+            ran_ns -= ran_ns // 2
             used_ns -= used_ns // 2
+            rest_ns -= rest_ns // 2
+            runs = True
+        elif self.running:
+            ran = before
+        elif runs:
+            waited = before
         self._add(ran, RUNNING, ran_ns, used_ns)
         if ran is not waited:
             # Where threads share the interpreter's lock, to run is to wait for it too.
-            held_up_ns = min(rest_ns, ran.whom.stack.held_up_ns(ran_ns))
+            since_ns = ran_ns if ran is before else max(ran_ns // 2, ran_ns - _TURN_NS // 2)
+            held_up_ns = min(rest_ns, ran.whom.stack.held_up_ns(since_ns))
             self._add(ran, WAITING, held_up_ns, 0)
             rest_ns -= held_up_ns
         self._add(waited, WAITING, rest_ns, 0)

@@ -7,6 +7,7 @@ import random
 import sys
 import threading
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -61,7 +62,7 @@ class Thread:
     def look(
         self, code: object, place: int, *, after_ns: int, used_ns: int, waited: bool = True,
         task: str | None = None, is_idle: bool = False, usual_ns: int = 0,
-        stood_ns: int = 0, ends_wait: bool = False,
+        stood_ns: int = 0, ends_wait: bool = False, contended: bool = False,
     ) -> None:  # fmt: skip
         """Look at it: it is in that code, and used so much CPU time since the last look."""
         self._now_ns += after_ns
@@ -75,7 +76,7 @@ class Thread:
         usual_ns = usual_ns or after_ns
         look = Look(
             self._now_ns, after_ns, usual_ns, usual_ns * (2 if self._waits else 1), stood_ns,
-            ends_wait=ends_wait,
+            ends_wait=ends_wait, contended=contended,
         )  # fmt: skip
         self._waits = is_idle
         self._time.look(look, sight, self._cpu_ns, waited=waited)
@@ -212,6 +213,75 @@ def test_looked_at_as_its_wait_is_over() -> None:
     thread.look(prepares, 9, after_ns=10 * MS, used_ns=0, ends_wait=True)
     assert thread.charged["sleeps", "waiting"] == 20 * MS
     assert thread.charged["prepares", "waiting"] == 0
+
+
+def turns(draw: random.Random) -> Iterator[tuple[Callable[[], None], int, bool, bool]]:
+    """Yield parts of turns: what a thread does, for how long, if it runs, and if a turn ends then.
+
+    It prepares, burns and sleeps, in turns of up to 5 ms between those of two others.
+    """
+    left_ns = draw.randint(MS, 5 * MS)
+    for code in (prepares, burns):
+        work_ns = 50 * MS
+        while left_ns < work_ns:
+            yield code, left_ns, True, True
+            work_ns -= left_ns
+            for _ in range(2):
+                yield code, draw.randint(MS, 5 * MS), False, True
+            left_ns = draw.randint(MS, 5 * MS)
+        yield code, work_ns, True, False
+        left_ns -= work_ns
+    for _ in range(30):
+        yield sleeps, draw.randint(MS, 5 * MS), False, True
+
+
+def test_who_competes_waits_for_its_turns() -> None:
+    """What a thread waits for its turns belongs to where it runs then.
+
+    It is looked at where one turn ends, every other time. On average each place has what it took.
+    """
+    thread, draw = Thread(threading.Thread()), random.Random(1)
+    true: dict[str, int] = defaultdict(int)
+    since_ns = used_ns = 0
+    thread.look(sleeps, 0, after_ns=0, used_ns=0)
+    for place in range(300):
+        for step, (code, wall_ns, runs, ends_turn) in enumerate(turns(draw)):
+            true[code.__name__] += wall_ns
+            since_ns += wall_ns
+            used_ns += wall_ns if runs else 0
+            if ends_turn and draw.random() < 0.5:
+                at = 0 if code is sleeps else 1000 * (place + 1) + step
+                thread.look(code, at, after_ns=since_ns, used_ns=used_ns, contended=True)
+                since_ns = used_ns = 0
+    thread.end()
+    for name in ("prepares", "burns", "sleeps"):
+        found = thread.charged[name, "running"] + thread.charged[name, "waiting"]
+        assert found == pytest.approx(true[name], rel=0.02)
+
+
+def test_who_had_no_turn_runs_on() -> None:
+    """A thread that had no turn for a whole interval, as others compete, ran before and after it.
+
+    So of the interval in which it had one, and went on to other work, each work has a half.
+    """
+    thread = Thread(threading.Thread())
+    thread.look(prepares, 1, after_ns=0, used_ns=0)
+    thread.look(burns, 2, after_ns=5 * MS, used_ns=5 * MS)
+    thread.look(burns, 3, after_ns=5 * MS, used_ns=5 * MS)
+    thread.look(prepares, 4, after_ns=5 * MS, used_ns=5 * MS)
+    thread.look(prepares, 5, after_ns=5 * MS, used_ns=5 * MS)
+    before = dict(thread.charged)
+    thread.look(prepares, 5, after_ns=5 * MS, used_ns=0, contended=True)
+    thread.look(burns, 6, after_ns=10 * MS, used_ns=4 * MS, contended=True)
+    thread.look(burns, 7, after_ns=5 * MS, used_ns=5 * MS, contended=True)
+    thread.end()
+    more = {key: ns - before.get(key, 0) for key, ns in thread.charged.items()}
+    assert more == {
+        ("prepares", "running"): 2 * MS,
+        ("prepares", "waiting"): 8 * MS,
+        ("burns", "running"): 7 * MS,
+        ("burns", "waiting"): 3 * MS,
+    }
 
 
 def test_kept_from_running_by_a_look() -> None:
