@@ -63,7 +63,9 @@ class RssSampler:
         # The last glance since the last reading: time, resident and traced bytes.
         self._glance: tuple[int, int, int] | None = None
         self._reading = threading.RLock()
-        self._stop = threading.Event()
+        # Held until the end: not an Event, which a KeyboardInterrupt in its set() locks for good.
+        self._goes_on = threading.Lock()
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name="claude_pm-rss", daemon=True)
 
     def start(self) -> None:
@@ -76,6 +78,7 @@ class RssSampler:
         self._readings[2] = self._readings[1]
         self._readings[4] = self._readings[3]
         self._recorder.at_boundary = self._at_boundary
+        self._goes_on.acquire()
         self._thread.start()
 
     def stop(self) -> None:
@@ -83,7 +86,9 @@ class RssSampler:
         # A forked child has neither the memory nor the thread.
         if self._memory is None or os.getpid() != self._pid:
             return
-        self._stop.set()
+        self._ended = True
+        if self._goes_on.locked():
+            self._goes_on.release()
         self._recorder.at_boundary = None
         if self._thread.is_alive():
             self._thread.join()
@@ -133,7 +138,7 @@ class RssSampler:
         return list(zip(*[iter(self._readings)] * 5, strict=True))
 
     def _run(self) -> None:
-        while not self._stop.wait(self._interval_s):
+        while not self._goes_on.acquire(timeout=self._interval_s):
             with self._reading:
                 self._read()
 
@@ -149,7 +154,7 @@ class RssSampler:
         # thread that reads would never end.
         with self._reading:
             is_due = always or now_ns - self._last_ns >= BOUNDARY_S * 1e9
-            if not self._stop.is_set() and (is_due or self._has_moved()):
+            if not self._ended and (is_due or self._has_moved()):
                 self._read()
 
     def _has_moved(self) -> bool:
