@@ -190,9 +190,11 @@ class StackSampler:
         """Return the rate achieved, the ticks missed, and the time spent in looking.
 
         ``own_s`` is the wall time of all looks, and ``held_up_s`` of those that interrupted code
-        that ran: one that interrupts a wait holds nobody up. What the interruption itself costs
-        the operating system comes on top, and is not measured here. ``process_cpu_s`` is the CPU
-        time of the whole process meanwhile, of threads that run no Python too.
+        that ran, or came from a thread of their own while others ran (native code may not have
+        minded): one that interrupts a wait holds nobody up. What the interruption itself costs the
+        operating system, and what passing on the interpreter's lock does, comes on top, and is not
+        measured here. ``process_cpu_s`` is the CPU time of the whole process meanwhile, of threads
+        that run no Python too.
         """
         elapsed_s = (self._last.now_ns - self._first_ns) / 1e9
         return {
@@ -288,6 +290,8 @@ class StackSampler:
             self._timer.runs_on = runs_on
         took_ns = self._took_ns = perf_counter_ns() - now_ns
         self._own_ns += took_ns
+        # A look from outside takes the interpreter's lock from the threads that run.
+        held_up = held_up or (interrupted is None and self._runs)
         self._held_up_ns += took_ns if held_up else 0
         self._last_at_all.took_ns = took_ns
         if self._last_at_tasks.now_ns >= now_ns:

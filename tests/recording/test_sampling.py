@@ -657,6 +657,17 @@ class TestOverhead:
             recorded.meta["duration_s"], rel=0.5
         )
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no look interrupts a wait")
+    def test_who_is_held_up(self) -> None:
+        """Looks hold up threads that run while the main one waits for them, and no mere wait."""
+        with sample() as busy, ThreadPoolExecutor() as pool:
+            pool.submit(burn, 0.3).result()
+        with sample() as idle:
+            time.sleep(0.3)
+        at_work, at_rest = (each.meta["overhead"]["sampler"] for each in (busy, idle))
+        assert at_work["held_up_s"] > 0.5 * at_work["own_s"]
+        assert at_rest["held_up_s"] < 0.5 * at_rest["own_s"]
+
     def test_rows_add_up(self) -> None:
         """One thread's rows add up to the time that passed, and to its CPU time."""
         with sample() as recorded:
