@@ -19,6 +19,7 @@ from benchmarks import (
     prefix,
     profilers,
     road,
+    sampled_programs,
     spans,
     what_if,
 )
@@ -34,6 +35,7 @@ BENCHMARKS = {
     "profilers": profilers.run,
     "attribution": attribution.run,
     "cost": cost.run,
+    "sampled_programs": sampled_programs.run,
 }
 TABLES = {"profilers": profilers.main, "attribution": attribution.main}
 

@@ -30,7 +30,7 @@ class Look:
     ends_wait: bool = False
     """Whether it came just when others ended what the main thread waited for."""
     contended: bool = False
-    """Whether threads competed, by the look before: each is kept from running by the others."""
+    """Whether threads competed of late: each is kept from running by the others now and then."""
 
     def following(
         self,
@@ -38,8 +38,8 @@ class Look:
         usual_ns: int,
         longest_ns: int,
         *,
-        contended: bool,
         ends_wait: bool = False,
+        contended: bool = False,
     ) -> Look:
         """Return the look that follows this one."""
         elapsed_ns = now_ns - self.now_ns

@@ -58,10 +58,11 @@ _NOTED_NS, _RAN_ON = 100_000_000, 0.95
 _TASKS_APART_NS = 20_000_000
 # A thread that uses so much of the time competes with others.
 _COMPETES = 0.03
+# Those that competed are taken to do so for so long: a look may see the turn of one alone, and
 # Python's and the kernel's turns last some milliseconds each.
-_TURNS_NS = 30_000_000
-# What switching between threads more often than Python's 5 ms costs, about a tenth of the time at
-# 1 ms, is paid only where threads compete.
+_COMPETES_ON_NS = 30_000_000
+# What switching between threads more often than Python's 5 ms costs, at most about a tenth of the
+# time at 1 ms, is paid only where threads compete.
 _LATE, _SWITCH_S = 2, 0.001
 
 _Reference = ReferenceType[Task[Any]]
@@ -113,7 +114,6 @@ class StackSampler:
         # how often it had waited when all threads were; and until when to note it is enough.
         self._noted_ns = self._cpu_ns = self._took_ns = self._waits = self._noted_until_ns = 0
         self._contenders = 0
-        # Until when those that competed are taken to do so, though a look may see one's turn alone.
         self._contended_until_ns = 0
         self._others = ThreadsAtRest()
         # Whether the main thread had to be looked at from outside, and waited until this look.
@@ -354,9 +354,7 @@ class StackSampler:
         until_ns, pace = self._others.until_ns, self._pace
         if until_ns <= last.now_ns:
             return
-        look = self._last_at_all = last.following(
-            until_ns, pace.interval_ns, pace.longest_ns, contended=False
-        )
+        look = self._last_at_all = last.following(until_ns, pace.interval_ns, pace.longest_ns)
         for ident, known in self._threads.items():
             if ident != self._interrupted_ident:
                 known.go_on_waiting(look.elapsed_ns)
@@ -512,7 +510,7 @@ class StackSampler:
             self._runs = self._runs or known.running
             others.waited = others.waited and (is_interrupted or known.rests)
         if self._contenders > 1:
-            self._contended_until_ns = look.now_ns + _TURNS_NS
+            self._contended_until_ns = look.now_ns + _COMPETES_ON_NS
         if len(self._threads) > len(frames):
             for ident in self._threads.keys() - frames.keys():
                 self._threads.pop(ident).end(look.waited_ns)
