@@ -94,6 +94,7 @@ class StackSampler:
         self._internals = internals
         self._pace = Pace(int(interval_s * 1e9))
         self._timer: TickTimer | None = None
+        self._timer_kind: str | None = None
         self._looking = threading.Lock()
         # Of other threads there is a clock on Linux alone; one that is known has to be of one kind.
         self._knows_cpu = cpu_ns(threading.get_native_id()) is not None
@@ -140,6 +141,7 @@ class StackSampler:
         try:
             self._recorder.thread_spans = {}
             self._timer = make_timer(self._tick, self._pace.usual_ns)
+            self._timer_kind = self._timer.kind
             self._process_cpu_ns = process_time_ns()
             self._first_ns = perf_counter_ns()
             self._last = self._last_at_all = self._last_at_tasks = Look(self._first_ns, 0, 0, 0)
@@ -175,7 +177,8 @@ class StackSampler:
             for task in self._tasks.values():
                 task.settle()
             self._process_cpu_ns = process_time_ns() - self._process_cpu_ns
-            # They lead to the user's tasks and threads.
+            # It leads back here, and the others to the user's tasks and threads.
+            self._timer = None
             self._notes.clear()
             self._threads.clear()
             self._tasks.clear()
@@ -199,7 +202,7 @@ class StackSampler:
         elapsed_s = (self._last.now_ns - self._first_ns) / 1e9
         return {
             "sampler": {
-                "timer": None if self._timer is None else self._timer.kind,
+                "timer": self._timer_kind,
                 "ticks": self._ticks,
                 "missed_ticks": self._missed,
                 "failed_ticks": self._failed,

@@ -109,7 +109,7 @@ class SpanRows:
         self.attributes = _Attributes()
         self.tasks: Codes[str | None] = Codes(None)
         self.places: Codes[tuple[int | None, str | None]] = Codes()
-        self.own_places = _OwnPlaces(self)
+        self.own_places = _OwnPlaces(self.pid, self.places)
         self.outcomes = Codes(OK, UNFINISHED)
         self.shared_facts = functools.lru_cache(maxsize=_SHARED, typed=True)(_make_facts)
         """``(name, inherited agent, inherited mode, **values)``: the facts, found again if they
@@ -311,12 +311,13 @@ class _Foreign(Codes[_K]):
 class _OwnPlaces(dict[str | None, int]):
     """Codes of this process's threads, by name."""
 
-    def __init__(self, rows: SpanRows) -> None:
+    def __init__(self, pid: int, places: Codes[tuple[int | None, str | None]]) -> None:
         super().__init__()
-        self._rows = rows
+        self._pid = pid
+        self._places = places
 
     def __missing__(self, thread: str | None) -> int:
-        code = self[thread] = self._rows.places[self._rows.pid, thread]
+        code = self[thread] = self._places[self._pid, thread]
         return code
 
 

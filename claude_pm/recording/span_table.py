@@ -78,11 +78,12 @@ def _columns(
     order = _order(spans["start"])
 
     def column(name: str) -> NDArray[Any]:
-        values = spans[name]
-        return values.copy() if order is None else values[order]
+        values: NDArray[Any] = spans[name]
+        return values if order is None else values[order]
 
-    starts, ends = column("start"), column("end")
-    numbers, parents = column("number"), column("parent")
+    # Copied where they are looked up by row or become a column; the others stay where they lie.
+    starts, ends = np.array(column("start")), np.array(column("end"))
+    numbers, parents = np.array(column("number")), np.array(column("parent"))
     self_ns = self_times_ns(*_small(numbers, parents), starts, ends)
     yield "self_s", _real(self_ns / 1e9)
     del self_ns
@@ -104,8 +105,7 @@ def _columns(
     yield "thread", _texts(codes, [encoded(thread) for _, thread in places])
     yield "task", _texts(column("task"), encoded_texts(rows.tasks))
 
-    fact = column("fact")
-    fact -= 1
+    fact = column("fact") - np.uint32(1)
     texts = encoded_texts(rows.texts)
     outcome, outcomes = column("outcome"), rows.outcomes.listed()
     for nth, name in enumerate(("status", "error")):
@@ -196,11 +196,14 @@ def _traces(codes: NDArray[np.uint32], rows: SpanRows) -> Any:
 def _texts(codes: NDArray[Any], texts: Sequence[str | None]) -> Any:
     """Return a column of texts from each row's number of a text."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     if len(codes) > 0 and (codes == codes[0]).all():
         return _one_text(len(codes), texts[codes[0]])
     table = pa.array(texts, type=pa.large_string())
-    pieces = [table.take(pa.array(codes[piece])) for piece in _pieces(codes)]
+    # Where numpy's arrays were: that memory is at hand, and Arrow's own has still to be got.
+    pool = pa.system_memory_pool()
+    pieces = [pc.take(table, pa.array(codes[piece]), memory_pool=pool) for piece in _pieces(codes)]
     return _arrow(pa.chunked_array(pieces, type=table.type))
 
 

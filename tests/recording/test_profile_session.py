@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 import json
 import os
 import platform
@@ -10,6 +12,7 @@ import re
 import subprocess
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +30,7 @@ from claude_pm.recording import ProfileSession, current_recorder, profile, profi
 from claude_pm.recording.instrument import RenameFile, Rows
 from claude_pm.recording.recorder import Recorder
 from claude_pm.recording.span import _active as active_recorders
+from claude_pm.recording.span_rows import SpanRows
 
 RECORDED_WITH = {
     "everything": {},
@@ -519,6 +523,30 @@ class TestEnd:
             assert session.stop() is recorded
         for each in (outer, recorded):
             assert each.spans["name"].tolist() == ["precious"]
+
+
+@pytest.mark.parametrize(
+    ("cpu", "memory"), [("cprofile", "rss"), ("sample", "rss"), (None, "trace"), (None, None)]
+)
+def test_rows_go_when_the_table_is_there(cpu: Any, memory: Any) -> None:
+    """What was recorded is held once: as its table, and not until a garbage collection as well."""
+
+    async def record() -> tuple[Profile, weakref.ref[SpanRows]]:
+        with profile(cpu=cpu, memory=memory) as recorded:
+            recorder = current_recorder()
+            assert recorder is not None
+            with span("nap"):
+                await asyncio.sleep(0.02)
+        return recorded, weakref.ref(recorder.rows)
+
+    gc.disable()
+    try:
+        recorded, rows = asyncio.run(record())
+        assert rows() is not None
+        assert recorded.spans["name"].tolist() == ["nap"]
+        assert rows() is None
+    finally:
+        gc.enable()
 
 
 class TestSession:
