@@ -32,10 +32,10 @@ from tests.orchestration.workers import (
     _no_process_left,
     open_files,
     run_instead,
-    until,
     wait_until_gone,
 )
 from tests.road_fixtures import span_rows, write_agent
+from tests.waiting import until
 
 __all__ = ["_no_process_left"]
 

@@ -29,9 +29,9 @@ from tests.orchestration.workers import (
     open_files,
     processes_of,
     run_instead,
-    wait_until,
     wait_until_gone,
 )
+from tests.waiting import wait_until
 
 __all__ = ["_no_process_left", "made"]
 

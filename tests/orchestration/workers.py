@@ -7,7 +7,6 @@ import contextlib
 import shlex
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ from claude_pm.orchestration import Orchestrator
 from claude_pm.services.agent_registry import AgentRegistry
 from claude_pm.services.context_manager import ContextManager
 from claude_pm.settings import read_settings
-from tests.messages_server import WAIT_S
 from tests.road_fixtures import span_rows, write_agent
+from tests.waiting import wait_until
 
 Make = Callable[..., Orchestrator]
 
@@ -134,22 +133,6 @@ def wait_until_gone(*processes: psutil.Process) -> None:
     """Wait until the processes have ended; a zombie that init has not fetched yet has ended."""
     for process in processes:
         wait_until(lambda process=process: not _runs(process))
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for something that has to happen."""
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "It did not happen."
-        time.sleep(0.02)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that has to happen in this event loop."""
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "It did not happen."
-        await asyncio.sleep(0.02)
 
 
 def open_files() -> int:

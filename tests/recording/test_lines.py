@@ -20,6 +20,7 @@ from claude_pm.errors import RecordingError
 from claude_pm.profiles import schema
 from claude_pm.recording.carried_names import names_needed, write_names
 from claude_pm.recording.lines import SecondRun, require_packages
+from tests.waiting import wait_until
 
 cloudpickle = pytest.importorskip("cloudpickle")
 pytest.importorskip("scalene")
@@ -253,7 +254,7 @@ class TestCell:
         starter.wait()
         for pid in map(int, started.read_text().split()):
             assert _is_gone(pid)
-        assert list(tmp_path.glob("claude_pm-lines-*")) == []
+        wait_until(lambda: not list(tmp_path.glob("claude_pm-lines-*")))
 
 
 def _is_gone(pid: int) -> bool:

@@ -8,7 +8,6 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -20,14 +19,7 @@ from claude_pm.recording.recorder import Recorder
 from claude_pm.recording.span import activate, deactivate
 from tests.forked_child import held_by_another_thread, in_forked_child, needs_fork
 from tests.new_memory import MB, new_memory
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another thread does."""
-    limit = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < limit, "It did not happen within 10 s."
-        time.sleep(0.001)
+from tests.waiting import wait_until
 
 
 class TestTable:
