@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
-WAIT_S = 20.0
-"""Longest wait for something that has to happen; no test asserts on it."""
+from tests.waiting import WAIT_S
 
 Ending = Literal["complete", "broken off", "held"]
 

@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from tests.messages_server import WAIT_S
+WAIT_S = 20.0
+"""Longest wait for something that has to happen; no test asserts on it."""
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

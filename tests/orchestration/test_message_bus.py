@@ -19,8 +19,8 @@ from claude_pm.errors import (
 from claude_pm.models import ChatResult, Usage
 from claude_pm.orchestration import OrchestrationMode, SimpleMessageBus
 from claude_pm.orchestration.message_bus import Answer, BusStatistics, Message
-from tests.messages_server import WAIT_S
 from tests.road_fixtures import span_rows
+from tests.waiting import WAIT_S
 
 
 def message(request: str, agent: str = "qa", timeout_s: float | None = None) -> Message:

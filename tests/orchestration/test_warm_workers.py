@@ -26,7 +26,7 @@ from claude_pm.services.agent_registry import AgentRegistry
 from claude_pm.services.context_manager import ContextManager
 from claude_pm.settings import read_settings
 from tests import messages_server as api
-from tests.messages_server import WAIT_S, MessagesServer
+from tests.messages_server import MessagesServer
 from tests.orchestration.workers import (
     NOBODY,
     _no_process_left,
@@ -35,7 +35,7 @@ from tests.orchestration.workers import (
     wait_until_gone,
 )
 from tests.road_fixtures import span_rows, write_agent
-from tests.waiting import until
+from tests.waiting import WAIT_S, until
 
 __all__ = ["_no_process_left"]
 

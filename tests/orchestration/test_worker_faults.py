@@ -18,7 +18,7 @@ import pytest
 from claude_pm.errors import ClaudePMError, OrchestrationTimeoutError, WorkerError
 from claude_pm.orchestration import Orchestrator, worker_pipes, worker_process
 from tests import messages_server as api
-from tests.messages_server import WAIT_S, MessagesServer
+from tests.messages_server import MessagesServer
 from tests.orchestration.workers import (
     NOBODY,
     Make,
@@ -31,7 +31,7 @@ from tests.orchestration.workers import (
     run_instead,
     wait_until_gone,
 )
-from tests.waiting import wait_until
+from tests.waiting import WAIT_S, wait_until
 
 __all__ = ["_no_process_left", "made"]
 

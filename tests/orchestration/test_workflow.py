@@ -13,8 +13,8 @@ from claude_pm.errors import ModelRequestError, RequestError
 from claude_pm.orchestration import OrchestrationMode, Orchestrator, run_workflow
 from claude_pm.settings import read_settings
 from claude_pm.testing import FakeModel
-from tests.messages_server import WAIT_S
 from tests.road_fixtures import span_rows
+from tests.waiting import WAIT_S
 
 
 class Loud(FakeModel):
